@@ -1,0 +1,56 @@
+//! What can go wrong with an engine, by what the caller can do about it.
+
+use trawl_proto::{Epoch, Seq, ShardKey};
+
+use crate::store::Guard;
+
+/// An error of the store, the logs or the queue.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A guard did not hold: read again and decide anew.
+    #[error("commit lost to another: {0:?} does not hold")]
+    Conflict(Guard),
+    /// The caller leads no more.
+    #[error("epoch {epoch} is fenced off: {highest} has been here")]
+    Fenced {
+        /// The caller's epoch.
+        epoch: Epoch,
+        /// The highest epoch seen.
+        highest: Epoch,
+    },
+    /// The shard has no log (not yet, or no more).
+    #[error("there is no log for shard {0}")]
+    NoSuchLog(ShardKey),
+    /// The log is at its limit; try again when replicas have caught up.
+    #[error("the log of shard {shard} is full: {bytes} of {bytes_max} bytes")]
+    LogFull {
+        /// The shard.
+        shard: ShardKey,
+        /// Size of the rows kept.
+        bytes: u64,
+        /// The limit.
+        bytes_max: u64,
+    },
+    /// The rows asked for were trimmed; copy from another replica.
+    #[error("the log of shard {shard} was trimmed through {trimmed}")]
+    Trimmed {
+        /// The shard.
+        shard: ShardKey,
+        /// The last seq gone.
+        trimmed: Seq,
+    },
+    /// The engine is out of reach or overloaded; try again.
+    #[error("the cluster engine is unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// What is stored cannot be understood (damage, or a newer version wrote it).
+    #[error("stored record cannot be read: {0}")]
+    Corrupt(String),
+    /// The cluster URL is not one.
+    #[error("bad cluster url {url:?}: {reason}")]
+    BadUrl {
+        /// As given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}

@@ -1,0 +1,138 @@
+//! The shard log: per shard, a durable, ordered, bounded sequence of batches of operations.
+//!
+//! Seqs count operations, rows hold batches. Commit order is seq order: a reader never sees a seq
+//! before all lower ones. Each row carries `chain = hash(previous chain, first seq, bytes)`, by which
+//! a replica notices that the engine lost history.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use trawl_proto::{Epoch, Incarnation, Seq, ShardKey};
+
+use crate::Error;
+
+/// A batch to append to one shard's log.
+#[derive(Clone, Debug)]
+pub struct Append {
+    /// The shard.
+    pub shard: ShardKey,
+    /// The mapping version that the batch has to be applied with, or a later one: the log's version
+    /// never goes back.
+    pub mapping_version: u64,
+    /// Number of operations in `body`; at least 1.
+    pub operations: u32,
+    /// The encoded `v1::Batch`, not compressed (the engine compresses).
+    pub body: Bytes,
+    /// Appending the same id again within an hour writes nothing and answers as the first time.
+    pub message_id: Option<String>,
+}
+
+/// Where a batch went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The log's incarnation.
+    pub incarnation: Incarnation,
+    /// Seq of the batch's first operation.
+    pub first: Seq,
+    /// Seq of the batch's last operation.
+    pub last: Seq,
+    /// Whether the message id had been seen and nothing was written.
+    pub duplicate: bool,
+}
+
+/// One row of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The log's incarnation when the row was written.
+    pub incarnation: Incarnation,
+    /// Seq of the first operation.
+    pub first: Seq,
+    /// Seq of the last operation.
+    pub last: Seq,
+    /// Apply with exactly this mapping version. Never decreases along the log.
+    pub mapping_version: u64,
+    /// The rules of the apply state machine to use; raised only when all leaves know them.
+    pub apply_version: u32,
+    /// Milliseconds since the epoch, by the appenders' clocks, never decreasing along the log.
+    pub time_ms: u64,
+    /// Hash over the row before (0 for the first) and this one; see [`chain`].
+    pub chain: u64,
+    /// The encoded `v1::Batch`.
+    pub body: Bytes,
+}
+
+/// The log's end and start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The present incarnation.
+    pub incarnation: Incarnation,
+    /// The last seq appended; 0 for an empty log.
+    pub last: Seq,
+    /// The chain at `last`; 0 for an empty log.
+    pub chain: u64,
+    /// Everything up to here has been trimmed; reading can start after it.
+    pub trimmed: Seq,
+    /// The last mapping version used.
+    pub mapping_version: u64,
+    /// Bytes of the rows still kept.
+    pub bytes: u64,
+}
+
+/// The chain value of a row: xxh3_64 over the previous row's chain, the first seq (both little
+/// endian) and the uncompressed body.
+pub fn chain(previous: u64, first: Seq, body: &[u8]) -> u64 {
+    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+    hasher.update(&previous.to_le_bytes());
+    hasher.update(&first.0.to_le_bytes());
+    hasher.update(body);
+    hasher.digest()
+}
+
+/// The durable logs of all shards. Cheap to share behind an `Arc`.
+#[async_trait]
+pub trait ShardLog: Send + Sync + 'static {
+    /// Refuses every later fenced call below this epoch. A new leader calls it before anything else.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when a higher epoch was here before.
+    async fn fence(&self, epoch: Epoch) -> Result<(), Error>;
+
+    /// Creates empty logs (incarnation 1) for shards that have none.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when the epoch is no longer the highest.
+    async fn create(&self, epoch: Epoch, shards: &[ShardKey]) -> Result<(), Error>;
+
+    /// Removes whole logs (of deleted indices).
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when the epoch is no longer the highest.
+    async fn remove(&self, epoch: Epoch, shards: &[ShardKey]) -> Result<(), Error>;
+
+    /// Appends batches, each atomically and all durable on return (concurrent calls share one
+    /// fsync). Results stand in the order of the batches.
+    ///
+    /// # Errors
+    /// Per batch: [`Error::NoSuchLog`], [`Error::LogFull`].
+    async fn append(&self, batches: Vec<Append>) -> Result<Vec<Result<Appended, Error>>, Error>;
+
+    /// Reads rows that contain operations after `after`, in order, until about `bytes_max` of body
+    /// (at least one row if there is one).
+    ///
+    /// # Errors
+    /// [`Error::Trimmed`] when rows after `after` are gone; [`Error::NoSuchLog`].
+    async fn read(&self, shard: &ShardKey, after: Seq, bytes_max: usize) -> Result<Vec<Record>, Error>;
+
+    /// Follows a log from behind `after`: every row once, in order. Survives a loss of the engine.
+    /// Ends with an error item when the log is trimmed past the reader or removed.
+    fn tail(&self, shard: &ShardKey, after: Seq) -> BoxStream<'static, Result<Record, Error>>;
+
+    /// Drops rows that lie wholly at or before `through`.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when the epoch is no longer the highest.
+    async fn trim(&self, epoch: Epoch, shard: &ShardKey, through: Seq) -> Result<(), Error>;
+
+    /// The heads of logs in the order asked; `None` where there is no log.
+    async fn heads(&self, shards: &[ShardKey]) -> Result<Vec<Option<Head>>, Error>;
+}

@@ -1,0 +1,1 @@
+//! What a document is: mapping, analysis, routing, input formats, the loader.

@@ -1,0 +1,1 @@
+//! A leaf: replicas of shards, the apply state machine and shard search.

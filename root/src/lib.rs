@@ -1,0 +1,1 @@
+//! A root: HTTP, planning, scatter, gather, ingest, and the control plane when it leads.
