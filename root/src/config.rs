@@ -1,0 +1,163 @@
+//! What a root can be told, with every limit and its default in one place.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use trawl_proto::NodeName;
+
+/// Settings of one root process.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its name, stable over restarts.
+    pub name: NodeName,
+    /// Where to serve HTTP; port 0 takes a free one.
+    pub http: SocketAddr,
+    /// What other nodes and people reach it under; `None`: the address it is bound to.
+    pub http_advertise: Option<String>,
+    /// How long a node's or leader's record may stand still before it counts as gone. Has to be the
+    /// same in the whole cluster. Default 3 s.
+    pub lease_time: Duration,
+    /// How searches and gets are done.
+    pub search: SearchConfig,
+    /// How writes are done.
+    pub write: WriteConfig,
+    /// How leaves are talked to.
+    pub leaves: LeavesConfig,
+    /// How this root leads when it is elected.
+    pub lead: LeadConfig,
+    /// How long open requests may take to end at a shutdown. Default 8 s.
+    pub shutdown_grace: Duration,
+}
+
+impl Config {
+    /// The defaults.
+    pub fn new(name: impl Into<NodeName>, http: SocketAddr) -> Self {
+        Self {
+            name: name.into(),
+            http,
+            http_advertise: None,
+            lease_time: Duration::from_secs(3),
+            search: SearchConfig::default(),
+            write: WriteConfig::default(),
+            leaves: LeavesConfig::default(),
+            lead: LeadConfig::default(),
+            shutdown_grace: Duration::from_secs(8),
+        }
+    }
+}
+
+/// Limits of the read path.
+#[derive(Clone, Debug)]
+pub struct SearchConfig {
+    /// `from + size` at most. Default 10,000.
+    pub window_max: u32,
+    /// Searches, counts and gets at once; more are refused with 429. Default 1,024.
+    pub in_flight_max: usize,
+    /// How old statistics may be while an index is written to. Default 5 s.
+    pub statistics_age_max: Duration,
+    /// Entries (shard, field, term) of the statistics cache, about 120 bytes each. Default 100,000.
+    pub statistics_entries_max: usize,
+    /// Kept back from the deadline at each hop, for the answer's way. Default 15 ms, never more than
+    /// a tenth of what is left.
+    pub margin: Duration,
+    /// How many calls one shard may cost in one phase, over all replicas. Default 8.
+    pub attempts_max: u32,
+    /// Parsed mappings kept, by index and version. Default 1,000.
+    pub mappings_max: usize,
+    /// How old the known dynamic fields of an index may be when a query names a dynamic or unknown
+    /// field. Default 1 s.
+    pub fields_age_max: Duration,
+}
+
+impl Default for SearchConfig {
+    fn default() -> Self {
+        Self {
+            window_max: 10_000,
+            in_flight_max: 1_024,
+            statistics_age_max: Duration::from_secs(5),
+            statistics_entries_max: 100_000,
+            margin: Duration::from_millis(15),
+            attempts_max: 8,
+            mappings_max: 1_000,
+            fields_age_max: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Limits of the write path.
+#[derive(Clone, Debug)]
+pub struct WriteConfig {
+    /// Bytes of operations that are being written; more are refused with 429. Default 128 MiB.
+    pub in_flight_bytes_max: usize,
+    /// How long to wait for outcomes before saying `accepted`. Default 10 s.
+    pub outcome_wait_max: Duration,
+    /// How long to wait for an append before the engine counts as down. Default 5 s.
+    pub append_wait_max: Duration,
+    /// How long a refresh may take. Default 10 s.
+    pub refresh_wait_max: Duration,
+    /// How long to wait for a new index to be served. Default 30 s.
+    pub create_wait_max: Duration,
+    /// Bytes of one batch in the log; a larger write to one shard becomes several. Default 8 MiB.
+    pub batch_bytes_max: usize,
+}
+
+impl Default for WriteConfig {
+    fn default() -> Self {
+        Self {
+            in_flight_bytes_max: 128 << 20,
+            outcome_wait_max: Duration::from_secs(10),
+            append_wait_max: Duration::from_secs(5),
+            refresh_wait_max: Duration::from_secs(10),
+            create_wait_max: Duration::from_secs(30),
+            batch_bytes_max: 8 << 20,
+        }
+    }
+}
+
+/// How leaves are talked to.
+#[derive(Clone, Debug)]
+pub struct LeavesConfig {
+    /// To connect. Default 500 ms.
+    pub connect_timeout: Duration,
+    /// Between two HTTP/2 pings. Default 2 s.
+    pub keep_alive_interval: Duration,
+    /// For the answer to a ping; then the connection counts as broken. Default 2 s.
+    pub keep_alive_timeout: Duration,
+    /// Between two looks at connections that are not there. Default 250 ms.
+    pub probe_interval: Duration,
+    /// Bytes of one answer. Default 256 MiB.
+    pub answer_bytes_max: usize,
+    /// For a leaf's status. Default 2 s.
+    pub status_timeout: Duration,
+}
+
+impl Default for LeavesConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_millis(500),
+            keep_alive_interval: Duration::from_secs(2),
+            keep_alive_timeout: Duration::from_secs(2),
+            probe_interval: Duration::from_millis(250),
+            answer_bytes_max: 256 << 20,
+            status_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+/// How the leader works.
+#[derive(Clone, Debug)]
+pub struct LeadConfig {
+    /// Between two looks at what could be trimmed, when something was written. Default 5 s.
+    pub trim_interval: Duration,
+    /// Operations that stay in a log behind what all replicas have committed, so that a replica that
+    /// restarts or lags a little need not copy. Default 10,000.
+    pub trim_keep: u64,
+    /// Before a step that failed is tried again. Default 500 ms.
+    pub retry: Duration,
+}
+
+impl Default for LeadConfig {
+    fn default() -> Self {
+        Self { trim_interval: Duration::from_secs(5), trim_keep: 10_000, retry: Duration::from_millis(500) }
+    }
+}
