@@ -1,0 +1,105 @@
+//! A leaf's settings. Every queue, cache and pool of the leaf has its limit here.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use trawl_proto::NodeName;
+
+/// Settings of one leaf process. `Config::new` gives the defaults that the fields name.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of the leaf, stable over restarts.
+    pub name: NodeName,
+    /// Where the gRPC server listens; port 0 chooses a free one.
+    pub grpc: SocketAddr,
+    /// What others are told to connect to; unset: the address listened on.
+    pub grpc_advertised: Option<String>,
+    /// Where replicas are kept; locked while the leaf runs.
+    pub data_dir: PathBuf,
+    /// Failure zone.
+    pub zone: Option<String>,
+
+    /// Threads that search. Default: the number of cores.
+    pub search_threads: usize,
+    /// Searches (of one shard each) that may wait for a thread; one more is refused at once.
+    /// Default 1,000.
+    pub search_queue_max: usize,
+    /// Searchers kept for the fetch phase. Default 10,000.
+    pub pins_max: usize,
+    /// How long a searcher is kept for the fetch phase. Default 10 s.
+    pub pin_time: Duration,
+    /// Bytes that one shard's aggregation may use. Default 64 MiB.
+    pub aggregation_bytes_max: u64,
+    /// Buckets that one shard's aggregation may make. Default 65,536.
+    pub aggregation_buckets_max: u32,
+
+    /// Memory of one index writer, in bytes (tantivy's minimum is 15 MB). Default 20 MB.
+    pub writer_bytes: usize,
+    /// Index writers open at a time; other replicas with something to write wait for their turn.
+    /// Default 8, so that writing takes at most 160 MB.
+    pub writers_max: usize,
+    /// A writer with nothing to write is closed after this time. Default 20 s.
+    pub writer_idle: Duration,
+    /// Replicas that apply operations at the same time. Default: the number of cores, at least 2.
+    pub apply_threads: usize,
+    /// Ids applied but not committed that a replica remembers; a full map forces a commit.
+    /// Default 100,000.
+    pub pending_max: usize,
+    /// Bytes of documents applied but not committed; more force a commit. Default 256 MiB.
+    pub pending_bytes_max: u64,
+    /// Recent outcomes that a replica remembers for roots that ask. Default 100,000.
+    pub outcomes_max: usize,
+    /// Bytes of log rows read at a time. Default 4 MiB.
+    pub read_bytes: usize,
+
+    /// How often the heads of all logs are compared. Default 200 ms.
+    pub heads_interval: Duration,
+    /// Least time between two commits that requests ask for, per replica. Default 20 ms.
+    pub commit_interval_min: Duration,
+    /// First and longest pause before a failed replica is tried again. Default 1 s and 60 s.
+    pub retry_min: Duration,
+    /// See `retry_min`.
+    pub retry_max: Duration,
+    /// How long membership survives without a sign of life. Default 3 s.
+    pub lease_time: Duration,
+    /// How long a request without a deadline may take. Default 30 s.
+    pub request_timeout: Duration,
+    /// Largest gRPC message taken, in bytes. Default 64 MiB.
+    pub message_bytes_max: usize,
+}
+
+impl Config {
+    /// The defaults for a leaf of this name.
+    pub fn new(name: impl Into<NodeName>, data_dir: impl Into<PathBuf>) -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Self {
+            name: name.into(),
+            grpc: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            grpc_advertised: None,
+            data_dir: data_dir.into(),
+            zone: None,
+            search_threads: cores,
+            search_queue_max: 1_000,
+            pins_max: 10_000,
+            pin_time: Duration::from_secs(10),
+            aggregation_bytes_max: 64 << 20,
+            aggregation_buckets_max: 65_536,
+            writer_bytes: 20_000_000,
+            writers_max: 8,
+            writer_idle: Duration::from_secs(20),
+            apply_threads: cores.max(2),
+            pending_max: 100_000,
+            pending_bytes_max: 256 << 20,
+            outcomes_max: 100_000,
+            read_bytes: 4 << 20,
+            heads_interval: Duration::from_millis(200),
+            commit_interval_min: Duration::from_millis(20),
+            retry_min: Duration::from_secs(1),
+            retry_max: Duration::from_secs(60),
+            lease_time: Duration::from_secs(3),
+            request_timeout: Duration::from_secs(30),
+            message_bytes_max: 64 << 20,
+        }
+    }
+}
