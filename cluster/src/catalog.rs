@@ -1,7 +1,8 @@
 //! The catalog: what is written in the store, under which keys, as JSON.
 //!
 //! ```text
-//! lease/leader                     lease::Record      who leads, at which epoch
+//! lease/leader                     LeaseRecord        who leads, at which epoch; the counter grows while it does
+//! lease/epoch                      EpochRecord        changes only with the holder: what guards name
 //! node/root/NAME, node/leaf/NAME   NodeRecord         membership; the counter grows while alive
 //! index/NAME                       IndexRecord        definition of an index
 //! mapping/UID/VERSION              opaque JSON        all mapping versions of an index
@@ -10,7 +11,7 @@
 //! ```
 
 use serde::{Deserialize, Serialize};
-use trawl_proto::{IndexUid, NodeName, ShardKey};
+use trawl_proto::{Epoch, IndexUid, NodeName, ShardKey};
 
 /// An index's definition. Versioned by `format`; fields are only ever added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +76,36 @@ pub struct NodeRecord {
     pub started_ms: u64,
 }
 
+/// The right to lead. Written by the holder, or by who takes over from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRecord {
+    /// Format of this record; 1.
+    pub format: u32,
+    /// Who leads; `None` after a holder has given the lease back.
+    pub holder: Option<NodeName>,
+    /// The holder's process, as in its [`NodeRecord`].
+    pub process: String,
+    /// Grows with each change of holder, never back.
+    pub epoch: Epoch,
+    /// Grows every third of the lease time while the holder leads.
+    pub counter: u64,
+    /// Since when this holder leads: milliseconds since the epoch, by its clock; for display only.
+    pub since_ms: u64,
+}
+
+/// The part of the lease that changes with its holder only: guards name its revision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// Format of this record; 1.
+    pub format: u32,
+    /// The lease's epoch.
+    pub epoch: Epoch,
+    /// Who leads; `None` after a holder has given the lease back.
+    pub holder: Option<NodeName>,
+    /// The holder's process.
+    pub process: String,
+}
+
 /// Which leaves hold a shard. Written by the leader only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AssignmentRecord {
@@ -108,8 +139,12 @@ pub mod keys {
     pub const ASSIGNMENTS: &str = "assignment/";
     /// Prefix of all serving records.
     pub const SERVING: &str = "serving/";
+    /// Prefix of the lease's two records.
+    pub const LEASES: &str = "lease/";
     /// The lease of the leader.
     pub const LEASE: &str = "lease/leader";
+    /// Holder and epoch of the lease.
+    pub const LEASE_EPOCH: &str = "lease/epoch";
 
     /// Key of an index definition.
     pub fn index(name: &str) -> String {

@@ -39,6 +39,16 @@ pub enum Error {
         /// The last seq gone.
         trimmed: Seq,
     },
+    /// A batch, key or value is over its limit; it will never be taken.
+    #[error("{what} of {bytes} bytes is over the limit of {bytes_max}")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        bytes_max: u64,
+    },
     /// The engine is out of reach or overloaded; try again.
     #[error("the cluster engine is unavailable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),

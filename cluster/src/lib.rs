@@ -1,13 +1,23 @@
 //! What all nodes of a cluster agree on, kept in an existing engine.
 //!
-//! Nothing outside this crate knows which engine runs. In reading order: the three small traits
-//! ([`Store`], [`ShardLog`]), what is written in the store ([`catalog`]), and the errors.
+//! Nothing outside this crate knows which engine runs. In reading order: the small traits
+//! ([`Store`], [`ShardLog`]), the engines behind them ([`connect`]), what is written in the store
+//! ([`catalog`]), one picture of it ([`view`]), who is there ([`membership`]), who leads ([`lease`]),
+//! and the errors.
 
 pub mod catalog;
+pub mod engines;
 mod error;
+pub mod lease;
+pub mod membership;
 pub mod shard_log;
 pub mod store;
+pub mod view;
 
+pub use engines::{Engine, EngineOptions, connect};
 pub use error::Error;
+pub use lease::{Fence, LEASE_TIME, Lease};
+pub use membership::Membership;
 pub use shard_log::ShardLog;
 pub use store::Store;
+pub use view::{Leader, Node, View, Viewer};

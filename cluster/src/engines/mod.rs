@@ -1,0 +1,73 @@
+//! The engines that keep a cluster's state, chosen by the scheme of the cluster URL.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{Error, ShardLog, Store};
+
+/// A connected engine. Cheap to clone; the connections close when the last clone is gone.
+#[derive(Clone)]
+pub struct Engine {
+    /// The cluster store.
+    pub store: Arc<dyn Store>,
+    /// The logs of all shards.
+    pub log: Arc<dyn ShardLog>,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").finish_non_exhaustive()
+    }
+}
+
+/// Limits of an engine. They must agree in all processes of a cluster.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Size of the rows kept per shard log (compressed); a log at this size refuses appends with
+    /// [`Error::LogFull`]. Default 1 GiB.
+    pub log_bytes_max: u64,
+    /// Size of one batch before compression; a larger one is [`Error::TooLarge`]. Default 64 MiB.
+    pub batch_bytes_max: usize,
+    /// Batches that wait in this process for the next group commit, counted in bytes before
+    /// compression; beyond it appends are refused at once as unavailable. Default 256 MiB.
+    pub append_queue_bytes_max: usize,
+    /// Calls of `append` that wait for the next group commit. Default 1,024.
+    pub append_queue_max: usize,
+    /// How long a message id is remembered at least. Default one hour.
+    pub message_id_retention: Duration,
+    /// Size of one value of the store; a larger one is [`Error::TooLarge`]. Default 8 MiB.
+    pub value_bytes_max: usize,
+    /// How often changes made by other processes are looked for (SQLite). Default 50 ms.
+    pub poll_interval: Duration,
+    /// How long a call waits for another process that is writing (SQLite). Default 5 s.
+    pub busy_timeout: Duration,
+    /// Deleted keys that are remembered, so that watches can tell what changed; when there are twice
+    /// as many, the older half is forgotten. Default 4,096.
+    pub tombstones_max: u64,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            log_bytes_max: 1 << 30,
+            batch_bytes_max: 64 << 20,
+            append_queue_bytes_max: 256 << 20,
+            append_queue_max: 1_024,
+            message_id_retention: Duration::from_secs(3_600),
+            value_bytes_max: 8 << 20,
+            poll_interval: Duration::from_millis(50),
+            busy_timeout: Duration::from_secs(5),
+            tombstones_max: 4_096,
+        }
+    }
+}
+
+/// Connects to the engine that the URL names: `sqlite:DIR` (the directory is made when it is missing).
+///
+/// # Errors
+/// [`Error::BadUrl`] for a URL of another form; [`Error::Unavailable`] when the engine cannot be
+/// opened; [`Error::Corrupt`] when a newer version of this software has been there.
+pub async fn connect(url: &str, _options: &EngineOptions) -> Result<Engine, Error> {
+    Err(Error::BadUrl { url: url.to_owned(), reason: "supported are sqlite:DIR".to_owned() })
+}
