@@ -50,7 +50,7 @@ pub enum Error {
         bytes_max: u64,
     },
     /// The engine is out of reach or overloaded; try again.
-    #[error("the cluster engine is unavailable")]
+    #[error("the cluster engine is unavailable: {0}")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// What is stored cannot be understood (damage, or a newer version wrote it).
     #[error("stored record cannot be read: {0}")]

@@ -1,6 +1,9 @@
 //! The engines that keep a cluster's state, chosen by the scheme of the cluster URL.
 
+mod sqlite;
+
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,6 +71,14 @@ impl Default for EngineOptions {
 /// # Errors
 /// [`Error::BadUrl`] for a URL of another form; [`Error::Unavailable`] when the engine cannot be
 /// opened; [`Error::Corrupt`] when a newer version of this software has been there.
-pub async fn connect(url: &str, _options: &EngineOptions) -> Result<Engine, Error> {
-    Err(Error::BadUrl { url: url.to_owned(), reason: "supported are sqlite:DIR".to_owned() })
+pub async fn connect(url: &str, options: &EngineOptions) -> Result<Engine, Error> {
+    match url.strip_prefix("sqlite:") {
+        Some("") => Err(bad_url(url, "sqlite: needs a directory, as in sqlite:trawl-data/cluster")),
+        Some(directory) => sqlite::open(Path::new(directory), options).await,
+        None => Err(bad_url(url, "only sqlite:DIR is supported")),
+    }
+}
+
+fn bad_url(url: &str, reason: &str) -> Error {
+    Error::BadUrl { url: url.to_owned(), reason: reason.to_owned() }
 }

@@ -1,28 +1,172 @@
-//! Carries out what the lease's core decides.
+//! Carries out what the lease's core decides: follows the records, keeps the time, sends the commits.
 
+use std::future::pending;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use trawl_proto::Epoch;
 
+use super::core::{Action, Core, Event, Observation, Outcome};
 use super::{Config, Held};
-use crate::Store;
+use crate::catalog::keys;
+use crate::store::{Change, Entry, Revision, Update};
+use crate::{Error, Store};
 
+/// How long giving the lease back may take at a shutdown.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The task behind a [`Lease`](super::Lease).
 pub(super) struct Driver {
     store: Arc<dyn Store>,
-    config: Config,
+    core: Core,
+    name: String,
+    started: Instant,
+    /// The records as the watch brought them.
+    observed: Observation,
+    under_way: Option<BoxFuture<'static, Result<Revision, Error>>>,
     leading: watch::Sender<Option<Epoch>>,
     held: watch::Sender<Held>,
 }
 
 impl Driver {
-    pub(super) fn new(store: Arc<dyn Store>, config: Config, leading: watch::Sender<Option<Epoch>>, held: watch::Sender<Held>) -> Self {
-        Self { store, config, leading, held }
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        config: Config,
+        leading: watch::Sender<Option<Epoch>>,
+        held: watch::Sender<Held>,
+    ) -> Self {
+        Self {
+            store,
+            name: config.name.to_string(),
+            core: Core::new(config.name, config.process, config.lease_time),
+            started: Instant::now(),
+            observed: Observation::default(),
+            under_way: None,
+            leading,
+            held,
+        }
     }
 
-    pub(super) async fn run(self, shutdown: CancellationToken) {
-        let _ = (&self.store, &self.config, &self.leading, &self.held);
-        shutdown.cancelled().await;
+    /// Runs until the lease is given back after `shutdown`.
+    pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        let mut changes = self.store.watch(keys::LEASES);
+        let mut give_up: Option<Instant> = None;
+        while !self.core.ended() {
+            let wake = self.core.next_wake().map(|wake| self.started + wake);
+            let event = tokio::select! {
+                biased;
+                outcome = finished(&mut self.under_way) => {
+                    self.under_way = None;
+                    Event::Committed(self.outcome(outcome))
+                }
+                () = shutdown.cancelled(), if give_up.is_none() => {
+                    give_up = Some(Instant::now() + RELEASE_TIMEOUT);
+                    Event::Shutdown
+                }
+                change = changes.next() => match change {
+                    Some(change) => self.observe(change),
+                    None => return,
+                },
+                () = sleep_until(wake) => Event::Tick,
+                () = sleep_until(give_up) => {
+                    tracing::warn!(node = self.name, "could not give the lease back in time");
+                    return;
+                }
+            };
+            self.step(event);
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        let wall_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.core.set_wall_clock(u64::try_from(wall_clock.as_millis()).unwrap_or(u64::MAX));
+        for action in self.core.step(self.started.elapsed(), event) {
+            match action {
+                Action::Commit(guards, writes) => {
+                    let store = self.store.clone();
+                    self.under_way = Some(Box::pin(async move { store.commit(&guards, &writes).await }));
+                }
+                Action::Abandon => self.under_way = None,
+                Action::Lead(epoch, revision) => {
+                    tracing::info!(node = self.name, %epoch, "leading");
+                    self.tell(Some((epoch, revision)));
+                }
+                Action::Follow => {
+                    tracing::info!(node = self.name, "not leading any more");
+                    self.tell(None);
+                }
+            }
+        }
+        let highest = self.core.highest();
+        self.held.send_if_modified(|held| std::mem::replace(&mut held.highest, highest) != highest);
+    }
+
+    fn tell(&mut self, ours: Option<(Epoch, Revision)>) {
+        // Guards first: who hears of a leadership must be able to act on it.
+        self.held.send_modify(|held| held.ours = ours);
+        self.leading.send_replace(ours.map(|(epoch, _)| epoch));
+    }
+
+    fn outcome(&self, outcome: Result<Revision, Error>) -> Outcome {
+        match outcome {
+            Ok(revision) => Outcome::Done(revision),
+            Err(Error::Conflict(_)) => Outcome::Lost,
+            Err(error) => {
+                tracing::warn!(node = self.name, error = &error as &dyn std::error::Error, "cannot commit to the lease");
+                Outcome::Unknown
+            }
+        }
+    }
+
+    fn observe(&mut self, change: Change) -> Event {
+        let (updates, at) = match change {
+            Change::Snapshot(entries, revision) => {
+                self.observed = Observation::default();
+                (entries.into_iter().map(Update::Put).collect(), revision)
+            }
+            Change::Changed(updates, revision) => (updates, revision),
+        };
+        for update in updates {
+            match update {
+                Update::Put(entry) if entry.key == keys::LEASE => self.observed.lease = decode(&entry),
+                Update::Put(entry) if entry.key == keys::LEASE_EPOCH => self.observed.epoch = decode(&entry),
+                Update::Deleted(key) if key == keys::LEASE => self.observed.lease = None,
+                Update::Deleted(key) if key == keys::LEASE_EPOCH => self.observed.epoch = None,
+                Update::Put(_) | Update::Deleted(_) => {}
+            }
+        }
+        self.observed.at = at;
+        Event::Observed(self.observed.clone())
+    }
+}
+
+fn decode<T: DeserializeOwned>(entry: &Entry) -> Option<(T, Revision)> {
+    match serde_json::from_slice(&entry.value) {
+        Ok(record) => Some((record, entry.revision)),
+        Err(error) => {
+            // Taken for absent, the record's guard keeps us from overwriting what a newer version wrote.
+            tracing::error!(key = entry.key, %error, "the lease cannot be understood");
+            None
+        }
+    }
+}
+
+async fn finished(under_way: &mut Option<BoxFuture<'static, Result<Revision, Error>>>) -> Result<Revision, Error> {
+    match under_way {
+        Some(commit) => commit.await,
+        None => pending().await,
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => pending().await,
     }
 }

@@ -1,0 +1,250 @@
+//! One SQLite file: opening, schema versions, a pool of readers, one writer, checkpoints.
+//!
+//! WAL with `synchronous=FULL`: every commit is synced before it returns. Checkpoints never run in a
+//! commit; see [`Checkpoints`].
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use sqlx::sqlite::{
+    SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, Connection, Row};
+use tokio::sync::{Mutex, MutexGuard, Notify};
+use tokio::time::Instant;
+
+use super::failure::{of_sql, unavailable};
+use super::turn::{Turn, Turnstile, lock, open_lock};
+use crate::Error;
+
+/// Connections that read at the same time; more wait.
+const READERS_MAX: u32 = 4;
+/// How long a start waits for other processes that are starting in the same directory.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes committed by this process after which the write-ahead log is copied back.
+const CHECKPOINT_BYTES: u64 = 4 << 20;
+/// Size of the write-ahead log at which writers are held up until it starts over.
+const WAL_BYTES_MAX: u64 = 64 << 20;
+/// What a commit writes besides its contents: about four pages.
+const COMMIT_BYTES: u64 = 16 << 10;
+
+/// What is particular about a file.
+pub(super) struct Kind {
+    /// Its name in the directory.
+    pub(super) name: &'static str,
+    /// The statements that lead from each version to the next; version 0 is an empty file.
+    pub(super) migrations: &'static [&'static str],
+    /// Whether free pages can be given back to the file system.
+    pub(super) incremental_vacuum: bool,
+}
+
+/// An open file.
+pub(super) struct Database {
+    path: PathBuf,
+    /// Device and inode, by which a file that was moved away under us is noticed.
+    identity: (u64, u64),
+    options: SqliteConnectOptions,
+    readers: SqlitePool,
+    turnstile: Turnstile,
+    writer: Mutex<Option<SqliteConnection>>,
+    pub(super) checkpoints: Checkpoints,
+}
+
+impl Database {
+    /// Opens the file, making it and bringing its schema up to date when needed. Several processes
+    /// may do so at once.
+    pub(super) async fn open(directory: &Path, kind: &Kind, busy_timeout: Duration) -> Result<Self, Error> {
+        let path = directory.join(kind.name);
+        let in_the_way = |error: std::io::Error| unavailable(format!("cannot open {}", path.display()), error);
+        let opening = open_lock(&path.with_extension("open")).map_err(in_the_way)?;
+        if !lock(&opening, Instant::now() + OPEN_TIMEOUT).await {
+            return Err(unavailable(format!("cannot open {}", path.display()), "another process keeps opening it"));
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(false)
+            .foreign_keys(false)
+            .busy_timeout(busy_timeout)
+            .synchronous(SqliteSynchronous::Full)
+            .pragma("wal_autocheckpoint", "0")
+            .pragma("journal_size_limit", WAL_BYTES_MAX.to_string())
+            .disable_statement_logging();
+        prepare(&path, kind, &options).await?;
+        let metadata = std::fs::metadata(&path).map_err(in_the_way)?;
+        let turnstile = Turnstile::open(&path, busy_timeout / 2).map_err(in_the_way)?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS_MAX)
+            .acquire_timeout(busy_timeout)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            .connect_lazy_with(options.clone().pragma("query_only", "1"));
+        drop(opening);
+        Ok(Self {
+            identity: (metadata.dev(), metadata.ino()),
+            options,
+            readers,
+            turnstile,
+            writer: Mutex::new(None),
+            checkpoints: Checkpoints::default(),
+            path,
+        })
+    }
+
+    /// The connections that read.
+    pub(super) fn readers(&self) -> &SqlitePool {
+        &self.readers
+    }
+
+    /// Makes an error out of a statement's.
+    pub(super) fn error(&self, doing: &str) -> impl FnOnce(sqlx::Error) -> Error {
+        move |error| of_sql(doing, &self.path, error)
+    }
+
+    /// A new connection, for a task of its own.
+    pub(super) async fn connect(&self) -> Result<SqliteConnection, Error> {
+        self.check_file()?;
+        self.options.connect().await.map_err(self.error("open"))
+    }
+
+    /// Waits for this process's writer and for the turn among processes, and begins a transaction
+    /// that writes.
+    pub(super) async fn begin(&self) -> Result<Transaction<'_>, Error> {
+        let mut slot = self.writer.lock().await;
+        let turn = self.turnstile.enter().await;
+        self.check_file()?;
+        let mut connection = match slot.take() {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await.map_err(self.error("begin to write"))?;
+        Ok(Transaction { database: self, slot, connection, _turn: turn })
+    }
+
+    /// Carries out a statement on the writer's connection outside of a transaction.
+    pub(super) async fn maintain(&self, statement: &'static str) -> Result<(), Error> {
+        let mut slot = self.writer.lock().await;
+        let _turn = self.turnstile.enter().await;
+        let mut connection = match slot.take() {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        sqlx::query(statement).fetch_all(&mut connection).await.map_err(self.error("tidy up"))?;
+        *slot = Some(connection);
+        Ok(())
+    }
+
+    /// Copies the write-ahead log back into the file, as far as nobody has to wait for it; if it has
+    /// grown too long nevertheless (writers never paused), holds them up until it starts over.
+    pub(super) async fn checkpoint(&self) -> Result<(), Error> {
+        let mut connection = self.connect().await?;
+        let passive = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").fetch_all(&mut connection).await;
+        passive.map_err(self.error("checkpoint"))?;
+        let _ = connection.close().await;
+        if self.wal_bytes() > WAL_BYTES_MAX {
+            self.maintain("PRAGMA wal_checkpoint(RESTART)").await?;
+        }
+        Ok(())
+    }
+
+    /// The present size of the write-ahead log.
+    pub(super) fn wal_bytes(&self) -> u64 {
+        let mut name = self.path.clone().into_os_string();
+        name.push("-wal");
+        std::fs::metadata(name).map_or(0, |metadata| metadata.len())
+    }
+
+    /// SQLite goes on writing into a file that has been deleted or replaced; nobody would ever read
+    /// that again.
+    fn check_file(&self) -> Result<(), Error> {
+        let doing = || format!("cannot use {}", self.path.display());
+        let metadata = std::fs::metadata(&self.path).map_err(|error| unavailable(doing(), error))?;
+        if (metadata.dev(), metadata.ino()) != self.identity {
+            return Err(unavailable(doing(), "the file was replaced while in use; restart this process"));
+        }
+        Ok(())
+    }
+}
+
+/// A transaction that writes. Dropped without a commit it is rolled back, at the price of a new
+/// connection for the next one; [`Transaction::rollback`] is cheaper.
+pub(super) struct Transaction<'a> {
+    database: &'a Database,
+    slot: MutexGuard<'a, Option<SqliteConnection>>,
+    pub(super) connection: SqliteConnection,
+    _turn: Turn<'a>,
+}
+
+impl Transaction<'_> {
+    /// Commits; durable when it returns. `bytes` is about how much was written.
+    pub(super) async fn commit(mut self, bytes: u64) -> Result<(), Error> {
+        sqlx::query("COMMIT").execute(&mut self.connection).await.map_err(self.database.error("commit to"))?;
+        *self.slot = Some(self.connection);
+        self.database.checkpoints.note(bytes + COMMIT_BYTES);
+        Ok(())
+    }
+
+    /// Undoes everything.
+    pub(super) async fn rollback(mut self) {
+        if sqlx::query("ROLLBACK").execute(&mut self.connection).await.is_ok() {
+            *self.slot = Some(self.connection);
+        }
+    }
+}
+
+/// Counts what this process commits, and calls for a checkpoint when it is much. Each process thus
+/// cares for its own writes, and one that only reads does nothing.
+#[derive(Default)]
+pub(super) struct Checkpoints {
+    bytes: AtomicU64,
+    due: Notify,
+}
+
+impl Checkpoints {
+    /// Counts bytes.
+    pub(super) fn note(&self, bytes: u64) {
+        if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes >= CHECKPOINT_BYTES {
+            self.bytes.store(0, Ordering::Relaxed);
+            self.due.notify_one();
+        }
+    }
+
+    /// Returns when a checkpoint should be made.
+    pub(super) async fn due(&self) {
+        self.due.notified().await;
+    }
+}
+
+/// Makes the file if it is missing and brings its schema up to date. The caller keeps others out.
+async fn prepare(path: &Path, kind: &Kind, options: &SqliteConnectOptions) -> Result<(), Error> {
+    let mut options = options.clone().create_if_missing(true);
+    if kind.incremental_vacuum {
+        // Has an effect only while the file is empty.
+        options = options.auto_vacuum(SqliteAutoVacuum::Incremental);
+    }
+    let options = options.journal_mode(SqliteJournalMode::Wal);
+    let failed = |doing: &'static str| move |error| of_sql(doing, path, error);
+    let mut connection = options.connect().await.map_err(failed("open"))?;
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await.map_err(failed("begin to write"))?;
+    let row = sqlx::query("PRAGMA user_version").fetch_one(&mut connection).await.map_err(failed("read"))?;
+    let version = usize::try_from(row.get::<i64, _>(0)).unwrap_or(usize::MAX);
+    let newest = kind.migrations.len();
+    if version > newest {
+        return Err(Error::Corrupt(format!(
+            "{} has schema version {version}, written by a newer version of this software; this one knows {newest}",
+            path.display()
+        )));
+    }
+    for migration in &kind.migrations[version..] {
+        sqlx::raw_sql(*migration).execute(&mut connection).await.map_err(failed("set up"))?;
+    }
+    if version < newest {
+        let statement = format!("PRAGMA user_version = {newest}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await.map_err(failed("set up"))?;
+    }
+    sqlx::query("COMMIT").execute(&mut connection).await.map_err(failed("set up"))?;
+    connection.close().await.map_err(failed("close"))
+}

@@ -1,0 +1,90 @@
+//! The embedded engine: two SQLite files in a directory, shared by all processes of one machine.
+//!
+//! ```text
+//! store.db   the cluster store (lease, catalog, membership)
+//! logs.db    the logs of all shards; apart, so that a full log never costs the lease
+//! *.open     held while a process opens a file      *.queue, *.turn   taking turns at writing
+//! ```
+//!
+//! There is no server that could tell a process what another has done, so one task per process looks
+//! about every 50 ms whether a file has changed; see [`poll`].
+
+mod codec;
+mod database;
+mod failure;
+mod log;
+mod plan;
+mod poll;
+mod store;
+#[cfg(test)]
+mod tests;
+mod turn;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use self::database::{Database, Kind};
+use self::failure::unavailable;
+use self::log::SqliteLog;
+use self::store::SqliteStore;
+use super::{Engine, EngineOptions};
+use crate::Error;
+
+const STORE: Kind = Kind { name: "store.db", migrations: &[include_str!("store.sql")], incremental_vacuum: false };
+const LOGS: Kind = Kind { name: "logs.db", migrations: &[include_str!("logs.sql")], incremental_vacuum: true };
+
+/// Pause after a failed checkpoint.
+const CHECKPOINT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Opens the engine in a directory, making it when it is missing.
+pub(super) async fn open(directory: &Path, options: &EngineOptions) -> Result<Engine, Error> {
+    tokio::fs::create_dir_all(directory)
+        .await
+        .map_err(|error| unavailable(format!("cannot make {}", directory.display()), error))?;
+    let store = Arc::new(Database::open(directory, &STORE, options.busy_timeout).await?);
+    let logs = Arc::new(Database::open(directory, &LOGS, options.busy_timeout).await?);
+    let (poller, news) = poll::Poller::new(store.clone(), logs.clone(), options.poll_interval);
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(poller.run());
+    tasks.spawn(checkpoints(store.clone()));
+    tasks.spawn(checkpoints(logs.clone()));
+    let tasks = Arc::new(Tasks { _tasks: tasks });
+    Ok(Engine {
+        store: Arc::new(SqliteStore::new(store, options.clone(), news.clone(), tasks.clone())),
+        log: Arc::new(SqliteLog::new(logs, options.clone(), news, tasks)),
+    })
+}
+
+/// The background tasks of an engine, which end with it.
+#[derive(Debug)]
+struct Tasks {
+    _tasks: JoinSet<()>,
+}
+
+/// What the poller tells watches and tails.
+#[derive(Clone)]
+struct News {
+    /// Counts the times at which the store was seen to have changed.
+    store: watch::Sender<u64>,
+    /// Where each log ends.
+    logs: watch::Sender<Arc<poll::Ends>>,
+    /// Wakes the poller for this process's own appends.
+    appended: Arc<tokio::sync::Notify>,
+}
+
+async fn checkpoints(database: Arc<Database>) {
+    database.checkpoints.note(database.wal_bytes());
+    loop {
+        database.checkpoints.due().await;
+        if let Err(error) = database.checkpoint().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "checkpoint failed");
+            tokio::time::sleep(CHECKPOINT_PAUSE).await;
+        }
+    }
+}

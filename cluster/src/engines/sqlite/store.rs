@@ -1,0 +1,335 @@
+//! The cluster store in `store.db`.
+//!
+//! Every commit takes the next revision. An entry keeps the revision that wrote it last, deleted keys
+//! included, so a watch asks for everything after the revision it has seen.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt};
+use sqlx::Row;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use tokio::sync::watch;
+
+use super::database::Database;
+use super::failure::unavailable;
+use super::{EngineOptions, News, Tasks};
+use crate::Error;
+use crate::store::{Change, Entry, Guard, Revision, Store, Update, Write};
+
+/// Length of a key at most.
+const KEY_BYTES_MAX: usize = 1_024;
+/// Pauses of a watch while the engine cannot be read: doubling, from and to.
+const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// The store of one engine.
+pub(super) struct SqliteStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    database: Arc<Database>,
+    options: EngineOptions,
+    news: News,
+    _tasks: Arc<Tasks>,
+}
+
+impl SqliteStore {
+    pub(super) fn new(database: Arc<Database>, options: EngineOptions, news: News, tasks: Arc<Tasks>) -> Self {
+        Self { shared: Arc::new(Shared { database, options, news, _tasks: tasks }) }
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
+        let database = &self.shared.database;
+        let row = sqlx::query("SELECT key, value, revision FROM entries WHERE key = ?1 AND value IS NOT NULL")
+            .bind(key)
+            .fetch_optional(database.readers())
+            .await
+            .map_err(database.error("read"))?;
+        Ok(row.map(|row| entry(&row, 0)))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<(Vec<Entry>, Revision), Error> {
+        self.shared.list(prefix).await
+    }
+
+    fn watch(&self, prefix: &str) -> BoxStream<'static, Change> {
+        let watch = Watch {
+            wakes: self.shared.news.store.subscribe(),
+            shared: self.shared.clone(),
+            prefix: prefix.to_owned(),
+            seen: None,
+        };
+        futures::stream::unfold(watch, |mut watch| async move {
+            let change = watch.next().await;
+            Some((change, watch))
+        })
+        .boxed()
+    }
+
+    async fn commit(&self, guards: &[Guard], writes: &[Write]) -> Result<Revision, Error> {
+        check_sizes(writes, self.shared.options.value_bytes_max)?;
+        let (shared, guards, writes) = (self.shared.clone(), guards.to_vec(), writes.to_vec());
+        // In a task of its own, so that a caller that gives up leaves no transaction half done.
+        let committed = tokio::spawn(async move { shared.commit(&guards, &writes).await }).await;
+        committed.map_err(|error| unavailable("commit was cut off", error))?
+    }
+}
+
+impl Shared {
+    /// One statement, hence one moment.
+    async fn list(&self, prefix: &str) -> Result<(Vec<Entry>, Revision), Error> {
+        let rows = sqlx::query(
+            "SELECT meta.revision, entries.key, entries.value, entries.revision
+             FROM meta LEFT JOIN entries ON value IS NOT NULL AND key >= ?1 AND (?2 IS NULL OR key < ?2)
+             ORDER BY key",
+        )
+        .bind(prefix)
+        .bind(prefix_end(prefix))
+        .fetch_all(self.database.readers())
+        .await
+        .map_err(self.database.error("read"))?;
+        let revision = rows.first().map(|row| revision(row, 0)).unwrap_or_default();
+        Ok((rows.iter().filter(|row| has_key(row, 1)).map(|row| entry(row, 1)).collect(), revision))
+    }
+
+    /// What has changed under the prefix after a revision; `None` when that can no longer be told.
+    async fn changes(&self, prefix: &str, after: Revision) -> Result<Option<(Vec<Update>, Revision)>, Error> {
+        // The unary plus keeps SQLite from searching by key: few entries are newer, many have the prefix.
+        let rows = sqlx::query(
+            "SELECT meta.revision, meta.pruned, entries.key, entries.value, entries.revision
+             FROM meta LEFT JOIN entries
+               ON entries.revision > ?3 AND +entries.key >= ?1 AND (?2 IS NULL OR +entries.key < ?2)
+             ORDER BY entries.revision, entries.key",
+        )
+        .bind(prefix)
+        .bind(prefix_end(prefix))
+        .bind(after.0.cast_signed())
+        .fetch_all(self.database.readers())
+        .await
+        .map_err(self.database.error("read"))?;
+        let Some(first) = rows.first() else {
+            return Ok(None);
+        };
+        let (now, pruned) = (revision(first, 0), revision(first, 1));
+        // A revision that went back: somebody put an older copy of the file in place.
+        if after < pruned || now < after {
+            return Ok(None);
+        }
+        let update = |row: &SqliteRow| match row.get::<Option<Vec<u8>>, _>(3) {
+            Some(_) => Update::Put(entry(row, 2)),
+            None => Update::Deleted(row.get(2)),
+        };
+        Ok(Some((rows.iter().filter(|row| has_key(row, 2)).map(update).collect(), now)))
+    }
+
+    async fn commit(&self, guards: &[Guard], writes: &[Write]) -> Result<Revision, Error> {
+        let failed = || self.database.error("write to");
+        let mut transaction = self.database.begin().await?;
+        let connection = &mut transaction.connection;
+        if let Some(broken) = first_broken(connection, guards).await.map_err(failed())? {
+            transaction.rollback().await;
+            return Err(Error::Conflict(broken));
+        }
+        let (revision, changed) = write(connection, writes).await.map_err(failed())?;
+        if !changed {
+            // Nothing was there to delete: no revision is spent.
+            transaction.rollback().await;
+            return Ok(Revision(revision.0 - 1));
+        }
+        if writes.iter().any(|write| matches!(write, Write::Delete(_))) {
+            prune(connection, self.options.tombstones_max).await.map_err(failed())?;
+        }
+        transaction.commit(writes.iter().map(size).sum()).await?;
+        self.news.store.send_modify(|changes| *changes += 1);
+        Ok(revision)
+    }
+}
+
+/// The state of a watch.
+struct Watch {
+    wakes: watch::Receiver<u64>,
+    shared: Arc<Shared>,
+    prefix: String,
+    seen: Option<Revision>,
+}
+
+impl Watch {
+    /// Waits for the next step. Wakes are marked as seen before reading, so none is missed.
+    async fn next(&mut self) -> Change {
+        let mut pause = RETRY_PAUSES.0;
+        loop {
+            self.wakes.borrow_and_update();
+            match self.read().await {
+                Ok(Some(change)) => return change,
+                Ok(None) => {
+                    pause = RETRY_PAUSES.0;
+                    // The sender lives in `shared`, so this cannot fail.
+                    let _ = self.wakes.changed().await;
+                }
+                Err(error) => {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "watch waits for the engine");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_PAUSES.1);
+                }
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<Option<Change>, Error> {
+        let changes = match self.seen {
+            Some(seen) => self.shared.changes(&self.prefix, seen).await?,
+            None => None,
+        };
+        match changes {
+            Some((updates, revision)) => {
+                self.seen = Some(revision);
+                Ok((!updates.is_empty()).then_some(Change::Changed(updates, revision)))
+            }
+            None => {
+                let (entries, revision) = self.shared.list(&self.prefix).await?;
+                self.seen = Some(revision);
+                Ok(Some(Change::Snapshot(entries, revision)))
+            }
+        }
+    }
+}
+
+/// The first guard that does not hold.
+async fn first_broken(connection: &mut SqliteConnection, guards: &[Guard]) -> Result<Option<Guard>, sqlx::Error> {
+    for guard in guards {
+        let (key, expected) = match guard {
+            Guard::At(key, revision) => (key, Some(*revision)),
+            Guard::Absent(key) => (key, None),
+        };
+        let row = sqlx::query("SELECT revision FROM entries WHERE key = ?1 AND value IS NOT NULL")
+            .bind(key)
+            .fetch_optional(&mut *connection)
+            .await?;
+        if row.map(|row| revision(&row, 0)) != expected {
+            return Ok(Some(guard.clone()));
+        }
+    }
+    Ok(None)
+}
+
+/// Carries out the writes; returns the new revision and whether anything has changed.
+async fn write(connection: &mut SqliteConnection, writes: &[Write]) -> Result<(Revision, bool), sqlx::Error> {
+    let row = sqlx::query("UPDATE meta SET revision = revision + 1 RETURNING revision").fetch_one(&mut *connection).await?;
+    let revision = revision(&row, 0);
+    let mut changed = false;
+    for write in writes {
+        let query = match write {
+            Write::Put(key, value) => sqlx::query(
+                "INSERT INTO entries (key, value, revision) VALUES (?1, ?3, ?2)
+                 ON CONFLICT (key) DO UPDATE SET value = excluded.value, revision = excluded.revision",
+            )
+            .bind(key)
+            .bind(revision.0.cast_signed())
+            .bind(&value[..]),
+            Write::Delete(key) => {
+                sqlx::query("UPDATE entries SET value = NULL, revision = ?2 WHERE key = ?1 AND value IS NOT NULL")
+                    .bind(key)
+                    .bind(revision.0.cast_signed())
+            }
+        };
+        changed |= query.execute(&mut *connection).await?.rows_affected() > 0;
+    }
+    Ok((revision, changed))
+}
+
+/// Forgets the older half of the deleted keys when there are too many.
+async fn prune(connection: &mut SqliteConnection, tombstones_max: u64) -> Result<(), sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT revision FROM entries WHERE value IS NULL AND
+           (SELECT count(*) FROM entries WHERE value IS NULL) > 2 * ?1
+         ORDER BY revision DESC LIMIT 1 OFFSET ?1",
+    )
+    .bind(tombstones_max.cast_signed())
+    .fetch_optional(&mut *connection)
+    .await?;
+    if let Some(row) = row {
+        let through: i64 = row.get(0);
+        let delete = "DELETE FROM entries WHERE value IS NULL AND revision <= ?1";
+        sqlx::query(delete).bind(through).execute(&mut *connection).await?;
+        sqlx::query("UPDATE meta SET pruned = ?1").bind(through).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+fn check_sizes(writes: &[Write], value_bytes_max: usize) -> Result<(), Error> {
+    for write in writes {
+        let (Write::Put(key, _) | Write::Delete(key)) = write;
+        let sizes = [
+            ("key", key.len(), KEY_BYTES_MAX),
+            ("value", if let Write::Put(_, value) = write { value.len() } else { 0 }, value_bytes_max),
+        ];
+        for (what, bytes, bytes_max) in sizes {
+            if bytes > bytes_max {
+                return Err(Error::TooLarge { what, bytes: bytes as u64, bytes_max: bytes_max as u64 });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn size(write: &Write) -> u64 {
+    match write {
+        Write::Put(key, value) => (key.len() + value.len()) as u64,
+        Write::Delete(key) => key.len() as u64,
+    }
+}
+
+fn revision(row: &SqliteRow, column: usize) -> Revision {
+    Revision(row.get::<i64, _>(column).cast_unsigned())
+}
+
+fn has_key(row: &SqliteRow, column: usize) -> bool {
+    row.get::<Option<String>, _>(column).is_some()
+}
+
+/// The entry whose key, value and revision begin at a column.
+fn entry(row: &SqliteRow, column: usize) -> Entry {
+    Entry {
+        key: row.get(column),
+        value: Bytes::from(row.get::<Vec<u8>, _>(column + 1)),
+        revision: revision(row, column + 2),
+    }
+}
+
+/// The least text greater than everything with the prefix; `None` when there is none.
+fn prefix_end(prefix: &str) -> Option<String> {
+    let mut end = prefix.to_owned();
+    while let Some(last) = end.pop() {
+        // The code points of surrogates are not characters.
+        let next = if last == '\u{d7ff}' { Some('\u{e000}') } else { char::from_u32(u32::from(last) + 1) };
+        if let Some(next) = next {
+            end.push(next);
+            return Some(end);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::prefix_end;
+
+    proptest! {
+        #[test]
+        fn the_end_of_a_prefix_parts_texts_with_it_from_greater_ones(
+            prefix in "[a/\u{d7fe}-\u{e001}\u{10fffe}\u{10ffff}]{0,3}",
+            text in "[a/\u{d7fe}-\u{e001}\u{10fffe}\u{10ffff}]{0,5}",
+        ) {
+            let inside = text >= prefix && prefix_end(&prefix).is_none_or(|end| text < end);
+            prop_assert_eq!(inside, text.starts_with(&prefix));
+        }
+    }
+}

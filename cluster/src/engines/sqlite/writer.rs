@@ -1,0 +1,295 @@
+//! Group commit: one task takes all appends that are waiting and makes them durable together.
+//!
+//! While one group is being synced the next one gathers, so that the sync is paid once per group,
+//! however many producers there are.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, Row};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::Instant;
+use trawl_proto::{Incarnation, Seq, ShardKey};
+
+use super::database::Database;
+use super::failure::Shared;
+use super::plan::{Known, LogHead, NewRow, Prepared, plan};
+use super::{EngineOptions, News};
+use crate::Error;
+use crate::shard_log::Appended;
+
+/// Batches of one transaction, unless a single call brings more.
+const GROUP_BATCHES_MAX: usize = 256;
+/// Stored bytes of one transaction, unless a single call brings more.
+const GROUP_BYTES_MAX: usize = 32 << 20;
+/// Rows per statement; SQLite allows 32,766 parameters.
+const STATEMENT_ROWS_MAX: usize = 128;
+/// How often message ids past their time are deleted, and how many at a time.
+const EXPIRY: (Duration, u32) = (Duration::from_secs(10), 20_000);
+
+/// The batches of one call.
+pub(super) struct Job {
+    pub(super) batches: Vec<Prepared>,
+    pub(super) reply: oneshot::Sender<Result<Vec<Result<Appended, Error>>, Error>>,
+    /// Room in the queue, given back when the job is done.
+    pub(super) _room: OwnedSemaphorePermit,
+}
+
+impl Job {
+    fn bytes(&self) -> usize {
+        self.batches.iter().map(|batch| batch.encoded.bytes.len()).sum()
+    }
+}
+
+/// The task.
+pub(super) struct Writer {
+    database: Arc<Database>,
+    options: EngineOptions,
+    news: News,
+    expired_at: Instant,
+}
+
+impl Writer {
+    pub(super) fn new(database: Arc<Database>, options: EngineOptions, news: News) -> Self {
+        Self { database, options, news, expired_at: Instant::now() }
+    }
+
+    /// Runs until the queue is closed and empty.
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+        let mut left_over = None;
+        loop {
+            let first = match left_over.take() {
+                Some(job) => job,
+                None => match queue.recv().await {
+                    Some(job) => job,
+                    None => return,
+                },
+            };
+            let mut group = vec![first];
+            let (mut batches, mut bytes) = (group[0].batches.len(), group[0].bytes());
+            while let Ok(job) = queue.try_recv() {
+                batches += job.batches.len();
+                bytes += job.bytes();
+                if batches > GROUP_BATCHES_MAX || bytes > GROUP_BYTES_MAX {
+                    left_over = Some(job);
+                    break;
+                }
+                group.push(job);
+            }
+            self.write_group(group).await;
+        }
+    }
+
+    async fn write_group(&mut self, mut group: Vec<Job>) {
+        let counts: Vec<usize> = group.iter().map(|job| job.batches.len()).collect();
+        let batches = group.iter_mut().flat_map(|job| std::mem::take(&mut job.batches)).collect();
+        match self.write(batches).await {
+            Ok(results) => {
+                // A caller that has given up is not there to be told.
+                let mut results = results.into_iter();
+                for (job, count) in group.into_iter().zip(counts) {
+                    let _ = job.reply.send(Ok(results.by_ref().take(count).collect()));
+                }
+                self.news.appended.notify_one();
+            }
+            Err(error) => {
+                let error = Shared::new(error);
+                for job in group {
+                    let _ = job.reply.send(Err(error.again()));
+                }
+            }
+        }
+    }
+
+    /// One transaction: heads and message ids are read, the plan made, its rows written.
+    async fn write(&mut self, batches: Vec<Prepared>) -> Result<Vec<Result<Appended, Error>>, Error> {
+        let failed = || self.database.error("append to");
+        let mut transaction = self.database.begin().await?;
+        let connection = &mut transaction.connection;
+        let mut heads = read_heads(connection, batches.iter().map(|batch| &batch.shard)).await.map_err(failed())?;
+        let mut known = read_known(connection, &heads, &batches).await.map_err(failed())?;
+        let now = now_ms();
+        let (results, rows) = plan(&mut heads, &mut known, batches, now, self.options.log_bytes_max);
+        if rows.is_empty() {
+            transaction.rollback().await;
+            return Ok(results);
+        }
+        insert_rows(connection, &rows).await.map_err(failed())?;
+        insert_known(connection, &rows).await.map_err(failed())?;
+        let touched = heads.into_values().filter(|head| rows.iter().any(|row| row.log == head.log)).collect::<Vec<_>>();
+        update_heads(connection, &touched).await.map_err(failed())?;
+        if self.expired_at.elapsed() > EXPIRY.0 {
+            let retention_ms = u64::try_from(self.options.message_id_retention.as_millis()).unwrap_or(u64::MAX);
+            expire(connection, now.saturating_sub(retention_ms)).await.map_err(failed())?;
+            self.expired_at = Instant::now();
+        }
+        let bytes = rows.iter().map(|row| row.encoded.bytes.len() as u64).sum();
+        transaction.commit(bytes).await?;
+        Ok(results)
+    }
+}
+
+/// Milliseconds since the epoch by this machine's clock.
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Reads the head rows of shards; those without a log are left out.
+pub(super) async fn read_heads(
+    connection: &mut SqliteConnection,
+    shards: impl Iterator<Item = &ShardKey>,
+) -> Result<HashMap<ShardKey, LogHead>, sqlx::Error> {
+    let mut shards: Vec<&ShardKey> = shards.collect();
+    shards.sort_unstable();
+    shards.dedup();
+    let mut heads = HashMap::with_capacity(shards.len());
+    for chunk in shards.chunks(STATEMENT_ROWS_MAX) {
+        let statement = format!(
+            "SELECT index_uid, shard, log, incarnation, last, chain, trimmed, mapping_version, apply_version, time_ms, bytes
+             FROM logs WHERE (index_uid, shard) IN (VALUES {})",
+            tuples(chunk.len(), 2)
+        );
+        let mut query = sqlx::query(AssertSqlSafe(statement));
+        for shard in chunk {
+            query = query.bind(shard.index_uid.as_str()).bind(shard.number);
+        }
+        for row in query.fetch_all(&mut *connection).await? {
+            heads.insert(ShardKey::new(row.get::<String, _>(0), row.get::<u32, _>(1)), head(&row, 2));
+        }
+    }
+    Ok(heads)
+}
+
+fn head(row: &SqliteRow, column: usize) -> LogHead {
+    let number = |offset: usize| row.get::<i64, _>(column + offset).cast_unsigned();
+    LogHead {
+        log: row.get(column),
+        incarnation: Incarnation(number(1)),
+        last: Seq(number(2)),
+        chain: number(3),
+        trimmed: Seq(number(4)),
+        mapping_version: number(5),
+        apply_version: row.get(column + 6),
+        time_ms: number(7),
+        bytes: number(8),
+    }
+}
+
+async fn read_known(
+    connection: &mut SqliteConnection,
+    heads: &HashMap<ShardKey, LogHead>,
+    batches: &[Prepared],
+) -> Result<HashMap<(i64, String), Known>, sqlx::Error> {
+    let id = |batch: &Prepared| Some((heads.get(&batch.shard)?.log, batch.message_id.clone()?));
+    let ids: Vec<(i64, String)> = batches.iter().filter_map(id).collect();
+    let mut known = HashMap::new();
+    for chunk in ids.chunks(STATEMENT_ROWS_MAX) {
+        let statement = format!(
+            "SELECT log, message_id, incarnation, first, last FROM message_ids
+             WHERE (log, message_id) IN (VALUES {})",
+            tuples(chunk.len(), 2)
+        );
+        let mut query = sqlx::query(AssertSqlSafe(statement));
+        for (log, message_id) in chunk {
+            query = query.bind(log).bind(message_id);
+        }
+        for row in query.fetch_all(&mut *connection).await? {
+            let number = |column: usize| row.get::<i64, _>(column).cast_unsigned();
+            let place = Known { incarnation: Incarnation(number(2)), first: Seq(number(3)), last: Seq(number(4)) };
+            known.insert((row.get(0), row.get(1)), place);
+        }
+    }
+    Ok(known)
+}
+
+async fn insert_rows(connection: &mut SqliteConnection, rows: &[NewRow]) -> Result<(), sqlx::Error> {
+    for chunk in rows.chunks(STATEMENT_ROWS_MAX) {
+        let statement = format!(
+            "INSERT INTO records (log, first, last, incarnation, mapping_version, apply_version, time_ms,
+               previous_chain, chain, stored_bytes, body_bytes, codec, body) VALUES {}",
+            tuples(chunk.len(), 13)
+        );
+        let mut query = sqlx::query(AssertSqlSafe(statement));
+        for row in chunk {
+            query = query
+                .bind(row.log)
+                .bind(row.first.0.cast_signed())
+                .bind(row.last.0.cast_signed())
+                .bind(row.incarnation.0.cast_signed())
+                .bind(row.mapping_version.cast_signed())
+                .bind(row.apply_version)
+                .bind(row.time_ms.cast_signed())
+                .bind(row.previous_chain.cast_signed())
+                .bind(row.chain.cast_signed())
+                .bind(row.encoded.bytes.len() as i64)
+                .bind(row.body_bytes.cast_signed())
+                .bind(row.encoded.codec)
+                .bind(&row.encoded.bytes[..]);
+        }
+        query.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+async fn insert_known(connection: &mut SqliteConnection, rows: &[NewRow]) -> Result<(), sqlx::Error> {
+    let named: Vec<(&NewRow, &String)> =
+        rows.iter().filter_map(|row| Some((row, row.message_id.as_ref()?))).collect();
+    for chunk in named.chunks(STATEMENT_ROWS_MAX) {
+        let statement = format!(
+            "INSERT INTO message_ids (log, message_id, incarnation, first, last, time_ms) VALUES {}",
+            tuples(chunk.len(), 6)
+        );
+        let mut query = sqlx::query(AssertSqlSafe(statement));
+        for (row, message_id) in chunk {
+            query = query
+                .bind(row.log)
+                .bind(message_id.as_str())
+                .bind(row.incarnation.0.cast_signed())
+                .bind(row.first.0.cast_signed())
+                .bind(row.last.0.cast_signed())
+                .bind(row.time_ms.cast_signed());
+        }
+        query.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+async fn update_heads(connection: &mut SqliteConnection, heads: &[LogHead]) -> Result<(), sqlx::Error> {
+    for chunk in heads.chunks(STATEMENT_ROWS_MAX) {
+        let statement = format!(
+            "WITH new (log, last, chain, mapping_version, time_ms, bytes) AS (VALUES {})
+             UPDATE logs SET last = new.last, chain = new.chain, mapping_version = new.mapping_version,
+               time_ms = new.time_ms, bytes = new.bytes
+             FROM new WHERE logs.log = new.log",
+            tuples(chunk.len(), 6)
+        );
+        let mut query = sqlx::query(AssertSqlSafe(statement));
+        for head in chunk {
+            query = query
+                .bind(head.log)
+                .bind(head.last.0.cast_signed())
+                .bind(head.chain.cast_signed())
+                .bind(head.mapping_version.cast_signed())
+                .bind(head.time_ms.cast_signed())
+                .bind(head.bytes.cast_signed());
+        }
+        query.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+async fn expire(connection: &mut SqliteConnection, before_ms: u64) -> Result<(), sqlx::Error> {
+    let statement = "DELETE FROM message_ids WHERE (log, message_id) IN
+        (SELECT log, message_id FROM message_ids WHERE time_ms < ?1 ORDER BY time_ms LIMIT ?2)";
+    sqlx::query(statement).bind(before_ms.cast_signed()).bind(EXPIRY.1).execute(connection).await?;
+    Ok(())
+}
+
+/// `(?,?),(?,?)`: as many tuples, each as wide.
+fn tuples(count: usize, width: usize) -> String {
+    let tuple = format!("({})", vec!["?"; width].join(","));
+    vec![tuple; count].join(",")
+}
