@@ -6,5 +6,8 @@
 pub mod analysis;
 pub mod date;
 pub mod document;
+pub mod load;
 pub mod mapping;
+pub mod readers;
 pub mod routing;
+pub mod samples;

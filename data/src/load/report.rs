@@ -1,0 +1,97 @@
+//! What loading tells: while it goes on, to an [`Observer`]; at the end, in a [`Report`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use crate::readers::{Compression, Format, Place};
+
+/// A document that was not loaded.
+#[derive(Clone, Debug)]
+pub struct Rejection {
+    /// Where it stands.
+    pub place: Place,
+    /// The kind: what counts are kept by.
+    pub kind: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// How far loading is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Documents acknowledged.
+    pub loaded: u64,
+    /// Documents rejected, and inputs that could not be read.
+    pub rejected: u64,
+    /// Bytes read, as they are stored (compressed).
+    pub bytes_read: u64,
+    /// Bytes to read, if known.
+    pub bytes_total: Option<u64>,
+    /// Bytes of documents acknowledged.
+    pub bytes_loaded: u64,
+    /// Time since the beginning.
+    pub elapsed: Duration,
+}
+
+/// Is told what happens. Called often and from the loading task: must not block for long.
+pub trait Observer: Send + Sync {
+    /// A file begins.
+    fn opened(&self, _file: &str, _format: Format, _compression: Compression) {}
+    /// The present state, several times a second.
+    fn progress(&self, _progress: &Progress) {}
+    /// A document was not loaded.
+    fn rejected(&self, _rejection: &Rejection) {}
+    /// A batch is sent again after a pause.
+    fn retrying(&self, _reason: &str, _pause: Duration) {}
+}
+
+/// An observer that ignores everything.
+pub struct Quiet;
+
+impl Observer for Quiet {}
+
+/// What was loaded.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Documents acknowledged.
+    pub loaded: u64,
+    /// Bytes of these.
+    pub bytes_loaded: u64,
+    /// Documents rejected and inputs that could not be read, by kind.
+    pub rejected: BTreeMap<String, u64>,
+    /// Requests sent again.
+    pub retries: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl Report {
+    /// The number of everything rejected.
+    pub fn rejected_total(&self) -> u64 {
+        self.rejected.values().sum()
+    }
+
+    /// Documents per second.
+    pub fn documents_per_second(&self) -> f64 {
+        self.loaded as f64 / self.elapsed.as_secs_f64().max(1e-3)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rate = self.documents_per_second();
+        let megabytes = self.bytes_loaded as f64 / 1e6;
+        write!(f, "loaded {} documents ({megabytes:.1} MB) in {:.1} s, {rate:.0} docs/s", self.loaded, self.elapsed.as_secs_f64())?;
+        let rejected = self.rejected_total();
+        write!(f, "; rejected {rejected}")?;
+        if rejected > 0 {
+            let kinds: Vec<String> = self.rejected.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+            write!(f, " ({})", kinds.join(", "))?;
+        }
+        if self.retries > 0 {
+            write!(f, "; {} requests sent again", self.retries)?;
+        }
+        Ok(())
+    }
+}

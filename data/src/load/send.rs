@@ -1,0 +1,172 @@
+//! Sends one batch until every document of it is acknowledged or rejected, or it is time to give up.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
+
+use super::backoff::Backoff;
+use super::batch::{Batch, Item};
+use super::bulk::{Sorted, is_for_now, sort};
+use super::client::Client;
+use super::report::Rejection;
+
+/// What sending a batch needs besides the batch.
+#[derive(Clone, Debug)]
+pub(super) struct Sender {
+    pub(super) client: Client,
+    pub(super) index: String,
+    /// Unique to this run: a message of an earlier run must not be taken for one of this.
+    pub(super) run: String,
+    pub(super) retry_for: Duration,
+    /// Told of pauses; what nobody fetches in time is not told.
+    pub(super) pauses: mpsc::Sender<(String, Duration)>,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) loaded: u64,
+    pub(super) bytes_loaded: u64,
+    pub(super) rejected: Vec<Rejection>,
+    pub(super) retries: u64,
+    /// Ids that are no longer on their way.
+    pub(super) id_hashes: Vec<u64>,
+    pub(super) failure: Option<Failure>,
+}
+
+/// Why sending ended early.
+#[derive(Debug)]
+pub(super) enum Failure {
+    GaveUp { tried: Duration, last: String },
+    Refused { status: u16, reason: String },
+}
+
+/// A request to be sent, with its key.
+struct Request {
+    key: String,
+    body: Bytes,
+    items: Vec<Item>,
+}
+
+/// What one attempt leads to.
+enum Step {
+    /// Answered, document by document.
+    Answered(Sorted),
+    /// The whole request is to be sent again, under the same key.
+    Again { reason: String, retry_after: Option<Duration> },
+    /// The body is too large for the server.
+    TooLarge { reason: String },
+    Failed(Failure),
+}
+
+impl Sender {
+    /// Sends the batch. Requests to be sent again keep their key when they are the same, and get a new one when they hold
+    /// only some of the documents.
+    pub(super) async fn send(self, batch: Batch) -> Outcome {
+        let id_hashes = batch.items.iter().map(|item| item.id_hash).filter(|hash| *hash != 0).collect();
+        let mut outcome = Outcome { id_hashes, ..Outcome::default() };
+        let mut backoff = Backoff::new(self.retry_for);
+        let key = format!("{}-{}", self.run, batch.number);
+        let mut part = 0;
+        let mut waiting = VecDeque::from([Request { key: key.clone(), body: batch.body, items: batch.items }]);
+        while let Some(request) = waiting.pop_front() {
+            let Request { key: request_key, body, items } = request;
+            let (reason, retry_after, again) = match self.attempt(&request_key, &body, &items).await {
+                Step::Failed(failure) => {
+                    outcome.failure = Some(failure);
+                    return outcome;
+                }
+                Step::TooLarge { reason } if items.len() == 1 => {
+                    reject_too_large(&mut outcome, items, &reason);
+                    continue;
+                }
+                Step::TooLarge { .. } => {
+                    // In order, halves first to last, before anything else.
+                    let (front, back) = items.split_at(items.len() / 2);
+                    for half in [back, front] {
+                        part += 1;
+                        waiting.push_front(some(&body, half, format!("{key}-{part}")));
+                    }
+                    continue;
+                }
+                Step::Again { reason, retry_after } => {
+                    (reason, retry_after, Request { key: request_key, body, items })
+                }
+                Step::Answered(sorted) => {
+                    if sorted.loaded > 0 || !sorted.rejected.is_empty() {
+                        backoff.progressed();
+                    }
+                    outcome.loaded += sorted.loaded;
+                    outcome.bytes_loaded += sorted.bytes_loaded;
+                    outcome.rejected.extend(sorted.rejected);
+                    if sorted.again.is_empty() {
+                        continue;
+                    }
+                    part += 1;
+                    (sorted.again_reason, None, some(&body, &sorted.again, format!("{key}-{part}")))
+                }
+            };
+            waiting.push_front(again);
+            outcome.retries += 1;
+            match backoff.pause(Instant::now(), retry_after) {
+                Ok(pause) => {
+                    self.pauses.try_send((reason, pause)).ok();
+                    tokio::time::sleep(pause).await;
+                }
+                Err(give_up) => {
+                    outcome.failure = Some(Failure::GaveUp { tried: give_up.tried, last: reason });
+                    return outcome;
+                }
+            }
+        }
+        outcome
+    }
+
+    async fn attempt(&self, key: &str, body: &Bytes, items: &[Item]) -> Step {
+        let reply = match self.client.bulk(&self.index, key, body.clone()).await {
+            Ok(reply) => reply,
+            Err(error) => return Step::Again { reason: error.to_string(), retry_after: None },
+        };
+        match reply.status {
+            200 => {
+                let answer = serde_json::from_slice(&reply.body).map_err(|error| error.to_string());
+                match answer.and_then(|answer| sort(items.to_vec(), answer)) {
+                    Ok(sorted) => Step::Answered(sorted),
+                    Err(error) => {
+                        let reason = format!("not the answer to a bulk request: {error}");
+                        Step::Failed(Failure::Refused { status: 200, reason })
+                    }
+                }
+            }
+            413 => Step::TooLarge { reason: reply.error_reason() },
+            status if is_for_now(status) => Step::Again {
+                reason: format!("status {status}: {}", reply.error_reason()),
+                retry_after: reply.retry_after,
+            },
+            status => Step::Failed(Failure::Refused { status, reason: reply.error_reason() }),
+        }
+    }
+}
+
+fn reject_too_large(outcome: &mut Outcome, items: Vec<Item>, reason: &str) {
+    let rejection = |item: Item| Rejection {
+        place: item.place,
+        kind: "content_too_large".to_owned(),
+        reason: format!("a document of {} bytes is too large for the server: {reason}", item.bytes),
+    };
+    outcome.rejected.extend(items.into_iter().map(rejection));
+}
+
+/// A request of some of the documents of another.
+fn some(body: &Bytes, items: &[Item], key: String) -> Request {
+    let mut some = BytesMut::with_capacity(items.iter().map(|item| item.lines.len()).sum());
+    let mut kept = Vec::with_capacity(items.len());
+    for item in items {
+        let start = some.len();
+        some.extend_from_slice(&body[item.lines.clone()]);
+        kept.push(Item { lines: start..some.len(), ..item.clone() });
+    }
+    Request { key, body: some.freeze(), items: kept }
+}

@@ -1,0 +1,255 @@
+//! Delimited values (RFC 4180, read leniently): splits records, and turns each row into an object by the header's names.
+//!
+//! A quoted value may hold line breaks, so one quote that is never closed would swallow the rest of a file. Such a record is
+//! reported on the line where it begins, and reading goes on with the line after it.
+
+use std::io::{BufRead, Write};
+
+use super::FaultKind;
+use super::csv_types::{Kind, Table, is_number};
+use super::lines::{Line, Lines};
+use super::ndjson::too_long;
+use super::sink::{Sink, Stop};
+
+/// Splits records into fields, line by line.
+pub(super) struct Splitter {
+    delimiter: u8,
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    FieldStart,
+    Plain,
+    Quoted,
+    /// After a quote inside a quoted field: its end, or the first half of a doubled quote.
+    QuoteSeen,
+}
+
+impl Splitter {
+    pub(super) fn new(delimiter: u8) -> Self {
+        Self { delimiter, bytes: Vec::new(), ends: Vec::new(), state: State::FieldStart }
+    }
+
+    /// Forgets the record.
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+        self.state = State::FieldStart;
+    }
+
+    /// Takes one line (without its line feed); returns whether the record ends with it.
+    pub(super) fn line(&mut self, line: &[u8]) -> bool {
+        let (text, returned) = match line.strip_suffix(b"\r") {
+            Some(text) => (text, true),
+            None => (line, false),
+        };
+        for &byte in text {
+            self.byte(byte);
+        }
+        if self.state == State::Quoted {
+            self.bytes.extend_from_slice(if returned { b"\r\n" } else { b"\n" });
+            return false;
+        }
+        self.ends.push(self.bytes.len());
+        self.state = State::FieldStart;
+        true
+    }
+
+    fn byte(&mut self, byte: u8) {
+        match self.state {
+            State::Quoted if byte == b'"' => self.state = State::QuoteSeen,
+            State::Quoted => self.bytes.push(byte),
+            State::QuoteSeen if byte == b'"' => {
+                self.bytes.push(b'"');
+                self.state = State::Quoted;
+            }
+            State::FieldStart if byte == b'"' => self.state = State::Quoted,
+            _ if byte == self.delimiter => {
+                self.ends.push(self.bytes.len());
+                self.state = State::FieldStart;
+            }
+            _ => {
+                self.bytes.push(byte);
+                self.state = State::Plain;
+            }
+        }
+    }
+
+    /// The number of fields of the complete record.
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The fields of the complete record, as bytes.
+    pub(super) fn fields(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
+    }
+
+    /// Whether the record is one empty line.
+    pub(super) fn is_blank(&self) -> bool {
+        self.ends.len() == 1 && self.bytes.trim_ascii().is_empty()
+    }
+}
+
+/// Reads the rows below the header.
+pub(super) fn read(reader: &mut dyn BufRead, bytes_max: usize, table: &Table, sink: &mut Sink) -> Result<(), Stop> {
+    let mut lines = Lines::new(reader, bytes_max);
+    let mut splitter = Splitter::new(table.delimiter);
+    let keys = keys(table);
+    let mut header_seen = false;
+    while let Some(number) = next_record(&mut lines, &mut splitter, bytes_max, sink)? {
+        if splitter.is_blank() {
+            continue;
+        }
+        if !header_seen {
+            header_seen = true;
+            continue;
+        }
+        if splitter.len() != table.columns.len() {
+            let reason = format!("{} values where the header has {} columns", splitter.len(), table.columns.len());
+            sink.fault(number, FaultKind::WrongColumns, reason)?;
+            continue;
+        }
+        match object(&splitter, table, &keys) {
+            Ok(source) => sink.record(number, number, None, source)?,
+            Err(column) => {
+                let reason = format!("invalid UTF-8 in column [{column}]");
+                sink.fault(number, FaultKind::InvalidUtf8, reason)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Fills the splitter with the next record; returns the line on which it begins, or `None` at the end.
+fn next_record(
+    lines: &mut Lines<'_>,
+    splitter: &mut Splitter,
+    bytes_max: usize,
+    sink: &mut Sink,
+) -> Result<Option<u64>, Stop> {
+    loop {
+        splitter.clear();
+        let first = lines.number() + 1;
+        // Lines of this record after its first, kept to read them again if its quote is never closed.
+        let mut following: Vec<Vec<u8>> = Vec::new();
+        let mut bytes = 0;
+        let never_closed = loop {
+            let is_first = bytes == 0;
+            match lines.next()? {
+                None if is_first => return Ok(None),
+                None => break true,
+                Some(Line::TooLong { bytes: length }) if is_first => {
+                    too_long(sink, first, "line", length, bytes_max)?;
+                    break false;
+                }
+                Some(Line::TooLong { .. }) => break true,
+                Some(Line::Text(line)) => {
+                    bytes += line.len() + 1;
+                    if bytes > bytes_max + 1 {
+                        following.push(line.to_vec());
+                        break true;
+                    }
+                    if splitter.line(line) {
+                        return Ok(Some(first));
+                    }
+                    if !is_first {
+                        following.push(line.to_vec());
+                    }
+                }
+            }
+        };
+        if never_closed {
+            sink.fault(first, FaultKind::UnclosedQuote, "a quote that begins here is not closed")?;
+            lines.put_back(following);
+        }
+    }
+}
+
+/// Every column's name as JSON, with its colon.
+fn keys(table: &Table) -> Vec<Vec<u8>> {
+    let key = |name: &str| format!("{}:", serde_json::Value::from(name)).into_bytes();
+    table.columns.iter().map(|column| key(&column.name)).collect()
+}
+
+/// One row as an object. Empty values are left out: they are no values. Fails with the column that is not UTF-8.
+fn object<'t>(splitter: &Splitter, table: &'t Table, keys: &[Vec<u8>]) -> Result<Vec<u8>, &'t str> {
+    let mut source = Vec::with_capacity(splitter.bytes.len() + keys.iter().map(|key| key.len() + 4).sum::<usize>());
+    source.push(b'{');
+    for ((field, column), key) in splitter.fields().zip(&table.columns).zip(keys) {
+        let text = std::str::from_utf8(field).map_err(|_| column.name.as_str())?;
+        if text.trim().is_empty() {
+            continue;
+        }
+        if source.len() > 1 {
+            source.push(b',');
+        }
+        source.extend_from_slice(key);
+        value(&mut source, text, column.kind);
+    }
+    source.push(b'}');
+    Ok(source)
+}
+
+/// A number stays as it is written (`1.10` is a valid JSON number). What does not fit its column stays a string, and the
+/// index decides.
+fn value(source: &mut Vec<u8>, text: &str, kind: Kind) {
+    let trimmed = text.trim();
+    match kind {
+        Kind::Long | Kind::Double if is_number(trimmed) => source.extend_from_slice(trimmed.as_bytes()),
+        Kind::Boolean if trimmed.eq_ignore_ascii_case("true") => source.extend_from_slice(b"true"),
+        Kind::Boolean if trimmed.eq_ignore_ascii_case("false") => source.extend_from_slice(b"false"),
+        Kind::Date => write_string(source, trimmed),
+        _ => write_string(source, text),
+    }
+}
+
+fn write_string(source: &mut Vec<u8>, text: &str) {
+    // Writing to a vector cannot fail.
+    write!(source, "{}", serde_json::Value::from(text)).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn split(text: &str, delimiter: u8) -> Vec<Vec<String>> {
+        let mut splitter = Splitter::new(delimiter);
+        let mut records = Vec::new();
+        for line in text.strip_suffix('\n').unwrap_or(text).split('\n') {
+            if splitter.line(line.as_bytes()) {
+                let field = |field: &[u8]| String::from_utf8(field.to_vec()).unwrap();
+                records.push(splitter.fields().map(field).collect());
+                splitter.clear();
+            }
+        }
+        records
+    }
+
+    #[test]
+    fn quotes_and_breaks() {
+        assert_eq!(split("a,\"b \"\"c\"\", d\",\r\n", b','), [["a", "b \"c\", d", ""]]);
+        assert_eq!(split("\"two\nlines\";x\n", b';'), [["two\nlines", "x"]]);
+        assert_eq!(split("5\" pipe,b\n", b','), [["5\" pipe", "b"]]);
+    }
+
+    proptest! {
+        #[test]
+        fn reads_what_the_csv_crate_writes(rows in prop::collection::vec(prop::collection::vec("[a-c,\"\n\r é]{0,6}", 2..4), 1..6)) {
+            let mut writer = ::csv::WriterBuilder::new().flexible(true).from_writer(Vec::new());
+            for row in &rows {
+                writer.write_record(row).unwrap();
+            }
+            let text = String::from_utf8(writer.into_inner().unwrap()).unwrap();
+            prop_assert_eq!(split(&text, b','), rows);
+        }
+    }
+}
