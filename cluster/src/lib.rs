@@ -6,9 +6,13 @@
 //! and the errors.
 
 pub mod catalog;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod engines;
 mod error;
 pub mod lease;
+#[cfg(test)]
+mod memory;
 pub mod membership;
 pub mod shard_log;
 pub mod store;

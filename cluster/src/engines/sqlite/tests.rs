@@ -1,1 +1,230 @@
-//! The SQLite engine.
+#![allow(clippy::unwrap_used)]
+//! The SQLite engine: the suite of all engines, and what is particular about files.
+
+use std::io::{BufRead, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use sqlx::Connection;
+use sqlx::sqlite::SqliteConnection;
+use tempfile::TempDir;
+use trawl_proto::{Epoch, Seq, ShardKey};
+
+use crate::conformance::{Open, PATIENCE};
+use crate::shard_log::{Append, chain};
+use crate::store::{Change, Write};
+use crate::{Engine, EngineOptions, Error, connect};
+
+fn fresh() -> (TempDir, Open) {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("not/yet/there");
+    let open: Open = Arc::new(move |options| {
+        let url = format!("sqlite:{}", path.display());
+        Box::pin(async move { connect(&url, &options).await.unwrap() })
+    });
+    (directory, open)
+}
+
+crate::conformance_suite!(fresh);
+
+async fn open(directory: &Path) -> Result<Engine, Error> {
+    connect(&format!("sqlite:{}", directory.display()), &EngineOptions::default()).await
+}
+
+async fn execute(file: PathBuf, statement: &'static str) {
+    let mut connection = SqliteConnection::connect(&format!("sqlite:{}", file.display())).await.unwrap();
+    sqlx::query(statement).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+fn batch(shard: &ShardKey, body: &str) -> Append {
+    let body = Bytes::from(body.to_owned());
+    Append { shard: shard.clone(), mapping_version: 1, operations: 1, body, message_id: None }
+}
+
+#[tokio::test]
+async fn urls_of_other_forms_are_refused() {
+    for url in ["", "sqlite:", "sqlite", "nats://there", "postgres"] {
+        assert!(matches!(connect(url, &EngineOptions::default()).await, Err(Error::BadUrl { .. })), "{url}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_may_open_a_fresh_directory_at_once() {
+    let directory = TempDir::new().unwrap();
+    let opening = (0..8).map(|_| open(directory.path()));
+    let engines: Vec<Engine> = futures::future::try_join_all(opening).await.unwrap();
+    let shard = ShardKey::new("i", 0);
+    engines[0].log.create(Epoch(1), std::slice::from_ref(&shard)).await.unwrap();
+    for (n, engine) in engines.iter().enumerate() {
+        engine.store.commit(&[], &[Write::Put(n.to_string(), Bytes::new())]).await.unwrap();
+        engine.log.append(vec![batch(&shard, "x")]).await.unwrap().pop().unwrap().unwrap();
+    }
+    assert_eq!(engines[7].store.list("").await.unwrap().0.len(), 8);
+}
+
+#[tokio::test]
+async fn a_newer_file_and_a_file_of_something_else_are_refused() {
+    let directory = TempDir::new().unwrap();
+    drop(open(directory.path()).await.unwrap());
+    execute(directory.path().join("logs.db"), "PRAGMA user_version = 99").await;
+    let error = open(directory.path()).await.unwrap_err();
+    assert!(matches!(&error, Error::Corrupt(reason) if reason.contains("newer")), "{error}");
+
+    let directory = TempDir::new().unwrap();
+    std::fs::write(directory.path().join("store.db"), "no database at all".repeat(500)).unwrap();
+    let error = open(directory.path()).await.unwrap_err();
+    assert!(matches!(&error, Error::Corrupt(reason) if reason.contains("store.db")), "{error}");
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let error = open(&file.path().join("below")).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable(_)), "{error}");
+}
+
+#[tokio::test]
+async fn damaged_rows_are_noticed() {
+    let shard = ShardKey::new("i", 0);
+    for damage in [
+        "UPDATE records SET body = x'00' || substr(body, 2) WHERE first = 2",
+        "UPDATE records SET chain = chain + 1 WHERE first = 2",
+        "UPDATE records SET previous_chain = previous_chain + 1 WHERE first = 2",
+        "UPDATE records SET codec = 7 WHERE first = 2",
+        "UPDATE records SET body_bytes = 5 WHERE first = 2",
+        "DELETE FROM records WHERE first = 2",
+    ] {
+        let directory = TempDir::new().unwrap();
+        let engine = open(directory.path()).await.unwrap();
+        engine.log.create(Epoch(1), std::slice::from_ref(&shard)).await.unwrap();
+        for n in 0..3 {
+            engine.log.append(vec![batch(&shard, &format!("{n}").repeat(300))]).await.unwrap();
+        }
+        execute(directory.path().join("logs.db"), damage).await;
+        let error = engine.log.read(&shard, Seq(0), usize::MAX).await.unwrap_err();
+        assert!(matches!(error, Error::Corrupt(_)), "{damage}: {error}");
+        let items: Vec<_> = engine.log.tail(&shard, Seq(0)).collect().await;
+        assert!(matches!(items.last(), Some(Err(Error::Corrupt(_)))), "{damage}");
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_was_moved_away_is_unavailable_until_it_is_back() {
+    let directory = TempDir::new().unwrap();
+    let (here, away) = (directory.path().join("here"), directory.path().join("away"));
+    let engine = open(&here).await.unwrap();
+    let shard = ShardKey::new("i", 0);
+    engine.log.create(Epoch(1), std::slice::from_ref(&shard)).await.unwrap();
+    let mut tail = engine.log.tail(&shard, Seq(0));
+    let mut watch = engine.store.watch("");
+    assert!(matches!(watch.next().await, Some(Change::Snapshot(..))));
+
+    std::fs::rename(&here, &away).unwrap();
+    let error = engine.log.append(vec![batch(&shard, "x")]).await.unwrap_err();
+    assert!(matches!(&error, Error::Unavailable(_)) && error.to_string().contains("logs.db"), "{error}");
+    let error = engine.store.commit(&[], &[Write::Put("k".into(), Bytes::new())]).await.unwrap_err();
+    assert!(matches!(&error, Error::Unavailable(_)) && error.to_string().contains("store.db"), "{error}");
+
+    std::fs::rename(&away, &here).unwrap();
+    engine.log.append(vec![batch(&shard, "x")]).await.unwrap().pop().unwrap().unwrap();
+    engine.store.commit(&[], &[Write::Put("k".into(), Bytes::new())]).await.unwrap();
+    let record = tokio::time::timeout(PATIENCE, tail.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(record.body, "x");
+    let change = tokio::time::timeout(PATIENCE, watch.next()).await.unwrap().unwrap();
+    assert!(matches!(change, Change::Changed(..)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_queue_refuses_at_once() {
+    let directory = TempDir::new().unwrap();
+    let options = EngineOptions { append_queue_bytes_max: 10 << 10, ..EngineOptions::default() };
+    let engine = connect(&format!("sqlite:{}", directory.path().display()), &options).await.unwrap();
+    let shard = ShardKey::new("i", 0);
+    engine.log.create(Epoch(1), std::slice::from_ref(&shard)).await.unwrap();
+    let body = "x".repeat(4 << 10);
+    let appends = (0..20).map(|_| engine.log.append(vec![batch(&shard, &body)]));
+    let results = futures::future::join_all(appends).await;
+    let taken = results.iter().filter(|result| result.is_ok()).count();
+    assert!((2..20).contains(&taken), "{taken}");
+    assert!(results.iter().all(|result| matches!(result, Ok(_) | Err(Error::Unavailable(_)))));
+    assert_eq!(engine.log.heads(&[shard]).await.unwrap()[0].as_ref().unwrap().last, Seq(taken as u64));
+}
+
+const CHILD: &str = "TRAWL_TEST_APPEND_TO";
+
+/// Not a test: what the children of the test below do. Appends and says what was acknowledged.
+#[tokio::test]
+async fn child_that_appends() {
+    let Some(directory) = std::env::var_os(CHILD) else { return };
+    let engine = open(Path::new(&directory)).await.unwrap();
+    let shard = ShardKey::new("i", 0);
+    let mut producers = tokio::task::JoinSet::new();
+    for n in 0..4 {
+        let (log, shard) = (engine.log.clone(), shard.clone());
+        producers.spawn(async move {
+            for step in 0u64.. {
+                let body = format!("{} {n} {step} ", std::process::id()).repeat(50);
+                let appended = log.append(vec![batch(&shard, &body)]).await.unwrap().pop().unwrap().unwrap();
+                let mut out = std::io::stdout().lock();
+                writeln!(out, "ack {} {}", appended.first, chain(0, Seq(0), body.as_bytes())).unwrap();
+                out.flush().unwrap();
+            }
+        });
+    }
+    producers.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_kill_9() {
+    let directory = TempDir::new().unwrap();
+    let shard = ShardKey::new("i", 0);
+    open(directory.path()).await.unwrap().log.create(Epoch(1), std::slice::from_ref(&shard)).await.unwrap();
+    let mut acknowledged = Vec::new();
+    for round in 1..=3 {
+        let start = || {
+            Command::new(std::env::current_exe().unwrap())
+                .args(["engines::sqlite::tests::child_that_appends", "--exact", "--nocapture", "--test-threads=1"])
+                .env(CHILD, directory.path())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap()
+        };
+        let children = [start(), start()];
+        let readers = children.map(|mut child| {
+            std::thread::spawn(move || {
+                let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+                let mut acks = Vec::new();
+                let parse = |line: String| {
+                    let (first, hash) = line.split_once("ack ")?.1.split_once(' ')?;
+                    Some((first.parse::<u64>().ok()?, hash.parse::<u64>().ok()?))
+                };
+                while acks.len() < 40 * round {
+                    acks.extend(lines.next().unwrap().ok().and_then(parse));
+                }
+                child.kill().unwrap();
+                child.wait().unwrap();
+                // What it said before it died counts, too; a last line may be cut off.
+                acks.extend(lines.filter_map(|line| parse(line.ok()?)));
+                acks
+            })
+        });
+        for reader in readers {
+            acknowledged.extend(reader.join().unwrap());
+        }
+        let log = open(directory.path()).await.unwrap().log;
+        let records = log.read(&shard, Seq(0), usize::MAX).await;
+        let mut records = records.unwrap();
+        while let more = log.read(&shard, records.last().unwrap().last, usize::MAX).await.unwrap()
+            && !more.is_empty()
+        {
+            records.extend(more);
+        }
+        for (first, hash) in &acknowledged {
+            let record = &records[*first as usize - 1];
+            assert_eq!((record.first.0, chain(0, Seq(0), &record.body)), (*first, *hash));
+        }
+    }
+    assert!(acknowledged.len() >= 2 * 40 * (1 + 2 + 3));
+}

@@ -1,0 +1,60 @@
+#![allow(clippy::unwrap_used)]
+//! What every engine has to keep to, as tests that any engine can run.
+//!
+//! A case gets an [`Open`], which opens one more instance over the same storage: two instances stand
+//! for two processes. [`crate::conformance_suite`] makes a test of every case.
+
+pub mod logs;
+pub mod store;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, StreamExt};
+
+use crate::{Engine, EngineOptions};
+
+/// How long a case waits for something that has to come.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Opens one more instance of an engine over the same storage.
+pub type Open = Arc<dyn Fn(EngineOptions) -> BoxFuture<'static, Engine> + Send + Sync>;
+
+/// Makes a test of every case. The argument is a function that returns fresh storage: something to
+/// keep alive meanwhile, and an [`Open`].
+#[macro_export]
+macro_rules! conformance_suite {
+    ($fresh:ident) => {
+        $crate::conformance_suite!($fresh, store:
+            guards_decide_commits, lists_are_sorted_and_of_one_revision, no_increment_is_lost,
+            watches_miss_nothing_and_keep_the_order, a_late_watch_gets_a_snapshot_again, limits_are_kept,
+            entries_outlive_the_engine);
+        $crate::conformance_suite!($fresh, logs:
+            concurrent_appends_are_tailed_without_gaps, a_message_id_is_one_entry, trimming_frees_and_tells,
+            a_full_log_refuses, a_deposed_leader_is_refused_everywhere, a_removed_log_is_gone,
+            logs_outlive_the_engine, reads_begin_inside_rows_and_end_at_the_limit, an_unknown_log_is_an_error,
+            the_mapping_version_and_the_time_never_go_back, a_group_answers_each_batch);
+    };
+    ($fresh:ident, $module:ident: $($case:ident),+) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    let (_alive, open) = super::$fresh();
+                    $crate::conformance::$module::$case(&open).await;
+                }
+            )+
+        }
+    };
+}
+
+/// Opens an instance with default options.
+async fn engine(open: &Open) -> Engine {
+    open(EngineOptions::default()).await
+}
+
+/// The stream's next item, which has to come.
+async fn next<T>(stream: &mut BoxStream<'static, T>) -> T {
+    tokio::time::timeout(PATIENCE, stream.next()).await.expect("nothing came in time").expect("the stream ended")
+}
