@@ -1,0 +1,280 @@
+//! `trawl search`: ranked hits, for a person.
+
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use trawl_data::load::Client;
+
+const EXAMPLES: &str = "\
+Examples:
+  trawl search herring
+  trawl search --index catches 'title:storm AND year:[1990 TO *]'
+  trawl search --index catches --size 3 --json '\"grey seal\"'";
+
+/// Marks around highlighted words: characters that no text contains.
+const MARK_START: char = '\u{e000}';
+const MARK_END: char = '\u{e001}';
+/// Fields that name a document, best first.
+const TITLE_FIELDS: [&str; 6] = ["title", "name", "subject", "headline", "package", "path"];
+/// Fields that tell what is in it, best first.
+const BODY_FIELDS: [&str; 6] = ["body", "description", "text", "content", "abstract", "summary"];
+const SNIPPET_CHARS_MAX: usize = 240;
+/// The server's own limit of time is below this.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Searches all text fields and prints ranked hits.
+///
+/// The query is in Lucene's query string syntax: words, "phrases", field:value, AND, OR, NOT, prefix*, fuzzy~, [a TO b].
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// A root's address
+    #[arg(long, env = "TRAWL_ENDPOINT", default_value = "http://127.0.0.1:9200", value_name = "URL")]
+    pub endpoint: String,
+
+    /// The index to search (names, wildcards, commas); default: all
+    #[arg(long, env = "TRAWL_INDEX", default_value = "_all", value_name = "NAME")]
+    pub index: String,
+
+    /// Hits to show
+    #[arg(long, env = "TRAWL_SIZE", default_value_t = 10, value_name = "N")]
+    pub size: u32,
+
+    /// Print the raw answer
+    #[arg(long, env = "TRAWL_JSON")]
+    pub json: bool,
+
+    /// Also say where the time went
+    #[arg(long, env = "TRAWL_EXPLAIN_TIME")]
+    pub explain_time: bool,
+
+    /// What to search for
+    #[arg(required = true, value_name = "QUERY")]
+    pub query: Vec<String>,
+}
+
+/// Exit code 0 when the cluster answered, also with no hit; 1 when it could not.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let client = Client::new(&args.endpoint, TIMEOUT)?;
+    let mut body = json!({
+        "query": { "query_string": { "query": args.query.join(" ") } },
+        "size": args.size,
+    });
+    if !args.json {
+        body["highlight"] = json!({
+            "pre_tags": [MARK_START.to_string()], "post_tags": [MARK_END.to_string()],
+            "fields": { "*": { "number_of_fragments": 1, "fragment_size": 160 } },
+        });
+    }
+    let started = Instant::now();
+    let path = [args.index.as_str(), "_search"];
+    let reply = client.send_json(reqwest::Method::POST, &path, &body).await.map_err(|error| {
+        let hint = if error.is_connect() { " (is a cluster running there? `trawl up` starts one)" } else { "" };
+        anyhow::anyhow!("no answer from {}: {error}{hint}", client.endpoint())
+    })?;
+    let round_trip = started.elapsed();
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        out.write_all(&reply.body)?;
+        if !reply.body.ends_with(b"\n") {
+            writeln!(out)?;
+        }
+        return Ok(if reply.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    anyhow::ensure!(reply.is_success(), "the search was refused (status {}): {}", reply.status, reply.error_reason());
+    let answer = reply.json();
+    anyhow::ensure!(answer["hits"].is_object(), "{} does not answer searches", client.endpoint());
+    let style = Style { bold: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() };
+    write!(out, "{}", render(&answer, args.index == "_all" || args.index.contains(['*', ',']), style))?;
+    if args.explain_time {
+        let took = Duration::from_millis(answer["took"].as_u64().unwrap_or(0));
+        let around = round_trip.saturating_sub(took).as_secs_f64() * 1e3;
+        let total = round_trip.as_secs_f64() * 1e3;
+        writeln!(out, "time: {} ms in the cluster, {around:.1} ms around it, {total:.1} ms in all", took.as_millis())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How to show what is highlighted.
+#[derive(Clone, Copy)]
+struct Style {
+    bold: bool,
+}
+
+impl Style {
+    /// The text with its marks shown, and nothing in it that a terminal would obey.
+    fn text(self, text: &str) -> String {
+        let mut shown = String::with_capacity(text.len() + 16);
+        let mut space = true;
+        for character in text.chars() {
+            match character {
+                MARK_START if self.bold => shown.push_str("\x1b[1m"),
+                MARK_END if self.bold => shown.push_str("\x1b[0m"),
+                MARK_START | MARK_END => {}
+                _ if character.is_whitespace() || character.is_control() => {
+                    if !space {
+                        shown.push(' ');
+                    }
+                    space = true;
+                }
+                _ => {
+                    shown.push(character);
+                    space = false;
+                }
+            }
+        }
+        shown.truncate(shown.trim_end().len());
+        shown
+    }
+
+    fn bold(self, text: &str) -> String {
+        let text = self.text(&text.replace([MARK_START, MARK_END], ""));
+        if self.bold { format!("\x1b[1m{text}\x1b[0m") } else { text }
+    }
+}
+
+/// The whole answer: hits, then counts, then what is missing from it.
+fn render(answer: &Value, several_indices: bool, style: Style) -> String {
+    let mut lines = Vec::new();
+    let hits = answer["hits"]["hits"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for (position, hit) in hits.iter().enumerate() {
+        render_hit(&mut lines, position + 1, hit, several_indices, style);
+    }
+    lines.push(summary(answer));
+    if answer["timed_out"] == true {
+        lines.push("the time was up: the answer is partial".to_owned());
+    }
+    for failure in answer["_shards"]["failures"].as_array().into_iter().flatten() {
+        let (index, reason) = (failure["index"].as_str().unwrap_or("?"), failure["reason"]["reason"].as_str());
+        let line = format!("shard {} of {index} is missing: {}", failure["shard"], reason.unwrap_or("no reason given"));
+        lines.push(style.text(&line));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn render_hit(lines: &mut Vec<String>, rank: usize, hit: &Value, several_indices: bool, style: Style) {
+    let score = hit["_score"].as_f64().map(|score| format!("score {score:.3}, ")).unwrap_or_default();
+    let id = hit["_id"].as_str().unwrap_or("?");
+    let place = match hit["_index"].as_str().filter(|_| several_indices) {
+        Some(index) => format!("{index}/{id}"),
+        None => id.to_owned(),
+    };
+    let (title_field, title) = title(hit);
+    let title: String = title.unwrap_or_else(|| id.to_owned()).chars().take(SNIPPET_CHARS_MAX).collect();
+    lines.push(format!("{rank:>3}. {}  ({score}{})", style.bold(&title), style.text(&place)));
+    if let Some(snippet) = snippet(hit, title_field) {
+        lines.push(format!("     {}", style.text(&snippet)));
+    }
+}
+
+/// The field that names the document, with its value: a usual one, else the first short text.
+fn title(hit: &Value) -> (Option<&str>, Option<String>) {
+    let source = &hit["_source"];
+    for field in TITLE_FIELDS {
+        if let Some(text) = source[field].as_str().filter(|text| !text.trim().is_empty()) {
+            return (Some(field), Some(text.to_owned()));
+        }
+    }
+    let best = hit["highlight"].as_object().and_then(|highlight| highlight.keys().next());
+    let best = best.and_then(|field| Some((field.as_str(), source[field].as_str()?)));
+    let first = || {
+        source.as_object()?.iter().find_map(|(field, value)| {
+            let text = value.as_str().filter(|text| !text.trim().is_empty() && text.len() <= SNIPPET_CHARS_MAX)?;
+            Some((field.as_str(), text))
+        })
+    };
+    match best.or_else(first) {
+        Some((field, text)) => (Some(field), Some(text.to_owned())),
+        None => (None, None),
+    }
+}
+
+/// The highlighted passage with the most marks, not of the title where there is another; else the beginning of the body.
+fn snippet(hit: &Value, title_field: Option<&str>) -> Option<String> {
+    let fragments = hit["highlight"].as_object().into_iter().flatten().flat_map(|(field, fragments)| {
+        let fragments = fragments.as_array().into_iter().flatten().filter_map(Value::as_str);
+        fragments.map(move |fragment| (field.as_str(), fragment))
+    });
+    let is_title = |field: &str| title_field.is_some_and(|title| field == title || field.starts_with(&format!("{title}.")));
+    let marks = |fragment: &str| fragment.matches(MARK_START).count();
+    let best = fragments.max_by_key(|(field, fragment)| (!is_title(field), marks(fragment), !field.contains('.')));
+    if let Some((_, fragment)) = best.filter(|(field, _)| !is_title(field)) {
+        return Some(shorten(fragment));
+    }
+    let body = BODY_FIELDS.iter().find_map(|field| hit["_source"][field].as_str());
+    match (body, best) {
+        (Some(body), _) => Some(shorten(body)),
+        (None, Some((_, fragment))) => Some(shorten(fragment)),
+        (None, None) => None,
+    }
+}
+
+/// At most so many characters, ending at a word, with every mark closed.
+fn shorten(text: &str) -> String {
+    let Some((end, _)) = text.char_indices().nth(SNIPPET_CHARS_MAX) else { return text.to_owned() };
+    let cut = &text[..end];
+    let cut = cut.rsplit_once(char::is_whitespace).map_or(cut, |(words, _)| words);
+    let open = cut.matches(MARK_START).count() > cut.matches(MARK_END).count();
+    format!("{cut}{}…", if open { MARK_END.to_string() } else { String::new() })
+}
+
+fn summary(answer: &Value) -> String {
+    let total = &answer["hits"]["total"];
+    let hits = match (total["value"].as_u64(), total["relation"].as_str()) {
+        (Some(1), Some("eq")) => "1 hit".to_owned(),
+        (Some(value), Some("gte")) => format!("at least {value} hits"),
+        (Some(value), _) => format!("{value} hits"),
+        (None, _) => "hits".to_owned(),
+    };
+    let shards = &answer["_shards"];
+    format!("{hits} in {} ms, shards answered {}/{}", answer["took"], shards["successful"], shards["total"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer() -> Value {
+        json!({
+            "took": 3, "timed_out": false,
+            "_shards": { "total": 4, "successful": 3, "skipped": 0, "failed": 1, "failures": [
+                { "shard": 2, "index": "catches", "reason": { "type": "x", "reason": "no serving replica" } },
+            ] },
+            "hits": { "total": { "value": 10_000, "relation": "gte" }, "max_score": 2.5, "hits": [
+                {
+                    "_index": "catches", "_id": "a\u{1b}[2J", "_score": 2.5,
+                    "_source": { "title": "Grey seals", "body": "long" },
+                    "highlight": {
+                        "body": ["seen: a \u{e000}seal\u{e001}\nnear \u{e000}seal\u{e001} rock"],
+                        "title": ["Grey \u{e000}seals\u{e001}"],
+                    },
+                },
+                { "_index": "catches", "_id": "b", "_score": null, "_source": { "n": 1 } },
+            ] },
+        })
+    }
+
+    #[test]
+    fn plain_and_bold() {
+        let plain = render(&answer(), false, Style { bold: false });
+        let expected = "  1. Grey seals  (score 2.500, a [2J)\n     seen: a seal near seal rock\n  2. b  (b)\n\
+                        at least 10000 hits in 3 ms, shards answered 3/4\nshard 2 of catches is missing: no serving replica\n";
+        assert_eq!(plain, expected);
+        let bold = render(&answer(), true, Style { bold: true });
+        assert!(bold.contains("\x1b[1mGrey seals\x1b[0m  (score 2.500, catches/a [2J)"));
+        assert!(bold.contains("a \x1b[1mseal\x1b[0m near"));
+    }
+
+    #[test]
+    fn snippets_are_short_and_closed() {
+        let long = format!("\u{e000}{}", "word ".repeat(100));
+        let short = shorten(&long);
+        assert!(short.chars().count() <= SNIPPET_CHARS_MAX + 2 && short.ends_with("word\u{e001}…"));
+        assert_eq!(shorten("short"), "short");
+    }
+}
