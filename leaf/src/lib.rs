@@ -5,10 +5,25 @@
 //! commits). How it is read: [`search`], run on [`pool`], with [`pins`] between the query and the
 //! fetch phase. How it takes part in the cluster: [`node`], [`grpc`].
 
+pub mod aggregation;
+pub mod apply;
 pub mod columns;
 pub mod config;
+pub mod error;
+pub mod fetch;
+pub mod grpc;
+pub mod index;
+pub mod metrics;
+pub mod node;
+pub mod pins;
+pub mod pool;
+pub mod replica;
 pub mod schema;
+pub mod search;
 pub mod searcher;
+pub mod statistics;
 
 pub use config::Config;
+pub use error::Error;
+pub use node::LeafNode;
 pub use searcher::ShardSearcher;

@@ -24,6 +24,8 @@ use trawl_data::mapping::{FieldType, Mapping};
 
 pub use fields::{FieldMap, Physical, Resolved};
 
+use crate::apply::tokens::TOKENIZER;
+
 /// Name of the `_id` field: a raw term without norms and frequencies, and a string column.
 pub const ID: &str = "_id";
 /// Name of the `_routing` field: stored and a string column, only where a routing was given.
@@ -125,7 +127,7 @@ impl PhysicalSchema {
             .enumerate()
             .map(|(number, field)| (field.path.clone(), add_own(&mut builder, &format!("m{number}"), &field.field_type)))
             .collect();
-        let spares = (0..spares).map(|number| add_text(&mut builder, &format!("s{number}"), "standard")).collect();
+        let spares = (0..spares).map(|number| add_text(&mut builder, &format!("s{number}"))).collect();
         Self { schema: builder.build(), hidden, mapping_version, own, spares }
     }
 
@@ -157,7 +159,7 @@ fn add_hidden(builder: &mut SchemaBuilder) -> Hidden {
 fn add_own(builder: &mut SchemaBuilder, name: &str, field_type: &FieldType) -> Own {
     let number = NumericOptions::default().set_indexed().set_fast();
     let field = match field_type {
-        FieldType::Text { analyzer } => return Own::Text(add_text(builder, name, analyzer.name())),
+        FieldType::Text { .. } => return Own::Text(add_text(builder, name)),
         FieldType::Keyword { .. } => builder.add_text_field(name, raw().set_fast("raw")),
         FieldType::Long | FieldType::Integer | FieldType::Short | FieldType::Byte => builder.add_i64_field(name, number),
         FieldType::Double | FieldType::Float => builder.add_f64_field(name, number),
@@ -172,9 +174,9 @@ fn add_own(builder: &mut SchemaBuilder, name: &str, field_type: &FieldType) -> O
 }
 
 /// Norms must go with frequencies: without them tantivy stores block maxima of 0 and WAND loses hits.
-fn add_text(builder: &mut SchemaBuilder, name: &str, tokenizer: &str) -> TextField {
+fn add_text(builder: &mut SchemaBuilder, name: &str) -> TextField {
     let indexing = TextFieldIndexing::default()
-        .set_tokenizer(tokenizer)
+        .set_tokenizer(TOKENIZER)
         .set_index_option(IndexRecordOption::WithFreqsAndPositions)
         .set_fieldnorms(true);
     let length_name = format!("{name}_len");

@@ -158,6 +158,7 @@ pub struct FieldMap {
     mapping: Arc<Mapping>,
     mapping_version: u64,
     fields_version: u64,
+    dynamic: Vec<v1::DynamicField>,
     resolved: HashMap<String, Resolved>,
 }
 
@@ -180,7 +181,8 @@ impl FieldMap {
                 (field.path.clone(), Resolved { field_type: field.field_type.clone(), parts })
             })
             .collect();
-        Self { mapping: Arc::new(mapping), mapping_version, fields_version: fields_version(dynamic), resolved }
+        let fields_version = fields_version(dynamic);
+        Self { mapping: Arc::new(mapping), mapping_version, fields_version, dynamic: unmapped, resolved }
     }
 
     /// Where a logical field lives; `None` when neither the mapping nor any document has it.
@@ -201,6 +203,12 @@ impl FieldMap {
     /// Grows when the replica learns of a new dynamic field or type.
     pub fn fields_version(&self) -> u64 {
         self.fields_version
+    }
+
+    /// The fields that documents brought and the catalog's mapping does not declare, in order of
+    /// first appearance.
+    pub fn dynamic(&self) -> &[v1::DynamicField] {
+        &self.dynamic
     }
 
     /// All logical text fields that have values, by path, in no particular order.

@@ -1,0 +1,160 @@
+//! What an operation comes to: a pure function of what is known of its document.
+//!
+//! Results, versions and the wording of conflicts are Elasticsearch's.
+
+use trawl_proto::v1::{Operation, OperationError, Outcome, operation::Kind, outcome::Result as Came};
+
+/// Where a document's last operation stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The operation's seq.
+    pub seq: u64,
+    /// The incarnation that it counts in.
+    pub primary_term: u64,
+    /// The document's version.
+    pub version: u64,
+}
+
+/// What is known of a document before an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// It never existed, or its delete is forgotten.
+    Absent,
+    /// It exists.
+    Live(Stamp),
+    /// It was deleted a short while ago: versions go on counting.
+    Deleted(Stamp),
+}
+
+/// What an operation does to the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    Nothing,
+    /// The document is written with this version.
+    Put {
+        /// The new version.
+        version: u64,
+        /// Whether an older one has to go.
+        replaces: bool,
+    },
+    /// The document goes, and its delete is remembered with this version.
+    Delete {
+        /// The new version.
+        version: u64,
+        /// Whether there is a document to remove.
+        exists: bool,
+    },
+}
+
+/// Decides an operation whose document (if it has one) is valid.
+pub fn decide(known: Known, operation: &Operation, seq: u64) -> (Outcome, Effect) {
+    let before = match known {
+        Known::Absent => 0,
+        Known::Live(stamp) | Known::Deleted(stamp) => stamp.version,
+    };
+    if let Some(reason) = conflict(known, operation) {
+        let error = OperationError {
+            r#type: "version_conflict_engine_exception".to_owned(),
+            reason: format!("[{}]: version conflict, {reason}", operation.id),
+            caused_by: None,
+        };
+        return (outcome(Came::VersionConflict, seq, before, Some(error)), Effect::Nothing);
+    }
+    let version = before + 1;
+    let exists = matches!(known, Known::Live(_));
+    if operation.kind() == Kind::Delete {
+        let result = if exists { Came::Deleted } else { Came::NotFound };
+        (outcome(result, seq, version, None), Effect::Delete { version, exists })
+    } else {
+        let result = if exists { Came::Updated } else { Came::Created };
+        (outcome(result, seq, version, None), Effect::Put { version, replaces: exists })
+    }
+}
+
+/// The outcome of an operation that pure validation refused.
+pub fn rejected(seq: u64, error: OperationError) -> Outcome {
+    outcome(Came::Rejected, seq, 0, Some(error))
+}
+
+fn conflict(known: Known, operation: &Operation) -> Option<String> {
+    if let (Some(seq), Some(term)) = (operation.if_seq_no, operation.if_primary_term) {
+        let required = format!("required seqNo [{seq}], primary term [{term}].");
+        match known {
+            Known::Live(stamp) if stamp.seq == seq && stamp.primary_term == term => {}
+            Known::Live(stamp) => {
+                return Some(format!(
+                    "{required} current document has seqNo [{}] and primary term [{}]",
+                    stamp.seq, stamp.primary_term
+                ));
+            }
+            Known::Absent | Known::Deleted(_) => return Some(format!("{required} but no document was found")),
+        }
+    }
+    match known {
+        Known::Live(stamp) if operation.kind() == Kind::Create => {
+            Some(format!("document already exists (current version [{}])", stamp.version))
+        }
+        _ => None,
+    }
+}
+
+fn outcome(result: Came, seq: u64, version: u64, error: Option<OperationError>) -> Outcome {
+    Outcome { result: result.into(), seq, version, error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operation(kind: Kind, condition: Option<(u64, u64)>) -> Operation {
+        Operation {
+            kind: kind.into(),
+            id: "a".to_owned(),
+            if_seq_no: condition.map(|(seq, _)| seq),
+            if_primary_term: condition.map(|(_, term)| term),
+            ..Operation::default()
+        }
+    }
+
+    fn live(seq: u64, version: u64) -> Known {
+        Known::Live(Stamp { seq, primary_term: 1, version })
+    }
+
+    fn reason(known: Known, operation: &Operation) -> String {
+        decide(known, operation, 9).0.error.map(|error| error.reason).unwrap_or_default()
+    }
+
+    #[test]
+    fn versions_count_on_over_a_remembered_delete() {
+        let (first, _) = decide(Known::Absent, &operation(Kind::Index, None), 1);
+        assert_eq!((first.result(), first.version), (Came::Created, 1));
+        let (gone, effect) = decide(live(1, 1), &operation(Kind::Delete, None), 2);
+        assert_eq!((gone.result(), gone.version), (Came::Deleted, 2));
+        assert_eq!(effect, Effect::Delete { version: 2, exists: true });
+        let deleted = Known::Deleted(Stamp { seq: 2, primary_term: 1, version: 2 });
+        let (again, effect) = decide(deleted, &operation(Kind::Create, None), 3);
+        assert_eq!((again.result(), again.version), (Came::Created, 3));
+        assert_eq!(effect, Effect::Put { version: 3, replaces: false });
+        let (missing, _) = decide(deleted, &operation(Kind::Delete, None), 3);
+        assert_eq!((missing.result(), missing.version), (Came::NotFound, 3));
+    }
+
+    #[test]
+    fn conflicts_are_worded_as_elasticsearch_words_them() {
+        assert_eq!(
+            reason(live(1, 1), &operation(Kind::Create, None)),
+            "[a]: version conflict, document already exists (current version [1])"
+        );
+        assert_eq!(
+            reason(live(2, 2), &operation(Kind::Index, Some((1, 1)))),
+            "[a]: version conflict, required seqNo [1], primary term [1]. current document has seqNo [2] and primary term [1]"
+        );
+        assert_eq!(
+            reason(Known::Absent, &operation(Kind::Delete, Some((1, 1)))),
+            "[a]: version conflict, required seqNo [1], primary term [1]. but no document was found"
+        );
+        let (fine, _) = decide(live(2, 2), &operation(Kind::Index, Some((2, 1))), 9);
+        assert_eq!((fine.result(), fine.version), (Came::Updated, 3));
+    }
+}

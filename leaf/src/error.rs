@@ -1,0 +1,76 @@
+//! What can go wrong with a replica or a leaf, by what happens next.
+
+use std::path::PathBuf;
+
+use tantivy::TantivyError;
+use trawl_proto::Seq;
+
+/// An error of a replica or of the leaf.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The cluster engine failed; the replica goes on when it is back.
+    #[error("cluster engine: {0}")]
+    Engine(#[from] trawl_cluster::Error),
+    /// The index could not be read or written; the replica stops and is tried again.
+    #[error("index: {0}")]
+    Index(#[from] TantivyError),
+    /// A file could not be read or written; the replica stops and is tried again.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// What is on disk does not fit together.
+    #[error("damaged replica: {0}")]
+    Damaged(String),
+    /// The log does not continue what the replica holds.
+    #[error("log does not continue this replica: {0}")]
+    History(String),
+    /// A row of the log, or a mapping, cannot be understood.
+    #[error("unreadable: {0}")]
+    Unreadable(String),
+    /// An operation panicked, twice.
+    #[error("operation {seq} cannot be applied: {reason}")]
+    Poison {
+        /// The operation.
+        seq: Seq,
+        /// The panic's message.
+        reason: String,
+    },
+    /// Another process uses the data directory.
+    #[error("data directory {0} is in use by another process")]
+    DataDirLocked(PathBuf),
+    /// The gRPC server failed.
+    #[error("grpc server: {0}")]
+    Server(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Another process has registered under this leaf's name.
+    #[error("another process has registered under the name {0}")]
+    Replaced(String),
+}
+
+impl Error {
+    /// Wraps an I/O error with what was tried.
+    pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// The whole chain of causes in one line, for a reason that a person reads.
+    pub fn reason(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let part = error.to_string();
+            if !text.contains(&part) {
+                text.push_str(": ");
+                text.push_str(&part);
+            }
+            cause = error.source();
+        }
+        text
+    }
+}

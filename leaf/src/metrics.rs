@@ -1,0 +1,66 @@
+//! What a leaf counts about writing. Names carry their unit; one line of help each.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use trawl_proto::v1::Outcome;
+
+/// The label of [`Metrics::operations`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ResultLabel {
+    /// The outcome, in lower case.
+    pub result: &'static str,
+}
+
+/// Counters of the write side. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Operations applied, by outcome.
+    pub operations: Family<ResultLabel, Counter>,
+    /// Commits of all replicas.
+    pub commits: Counter,
+    /// Time a commit took, with the new searcher.
+    pub commit_seconds: Histogram,
+    /// How often a replica stopped with an error.
+    pub failures: Counter,
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            operations: Family::default(),
+            commits: Counter::default(),
+            commit_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+            failures: Counter::default(),
+        };
+        registry.register("trawl_leaf_operations", "Operations applied, by outcome", metrics.operations.clone());
+        registry.register("trawl_leaf_commits", "Commits of all replicas", metrics.commits.clone());
+        registry.register(
+            "trawl_leaf_commit_seconds",
+            "Time that a commit and its new searcher took",
+            metrics.commit_seconds.clone(),
+        );
+        registry.register("trawl_leaf_replica_failures", "Times a replica stopped", metrics.failures.clone());
+        metrics
+    }
+
+    /// Counts outcomes.
+    pub fn count(&self, outcomes: &[Outcome]) {
+        use trawl_proto::v1::outcome::Result;
+        for outcome in outcomes {
+            let result = match outcome.result() {
+                Result::Unspecified => "unknown",
+                Result::Created => "created",
+                Result::Updated => "updated",
+                Result::Deleted => "deleted",
+                Result::NotFound => "not_found",
+                Result::VersionConflict => "version_conflict",
+                Result::Rejected => "rejected",
+            };
+            self.operations.get_or_create(&ResultLabel { result }).inc();
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! A leaf process: takes part in the cluster, holds the replicas that are assigned to it, serves them.
+//!
+//! One loop compares what the store says with what is here and acts on the difference: replicas are
+//! opened and closed, serving records written and removed, directories of what is gone deleted. A leaf
+//! acts only on what it reads from the store, never on a leader's word.
+
+mod directory;
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::RwLock;
+use prometheus_client::registry::Registry;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use trawl_cluster::catalog::{NodeRecord, Role, ServingRecord, keys};
+use trawl_cluster::store::Write;
+use trawl_cluster::{Engine, Membership, View, Viewer};
+use trawl_data::mapping::Mapping;
+use trawl_proto::v1::leaf_server::LeafServer;
+use trawl_proto::{IndexUid, ShardKey};
+
+use self::directory::DataDir;
+use crate::apply::Mappings;
+use crate::config::Config;
+use crate::error::Error;
+use crate::grpc::Service;
+use crate::metrics::Metrics;
+use crate::pins::Pins;
+use crate::pool::SearchPool;
+use crate::replica::slots::WriterSlots;
+use crate::replica::tail::{Shared, Tail, blocking};
+use crate::replica::{Phase, Replica};
+
+/// How often the loop looks although nothing told it to: for writes to the store that failed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a clean shutdown waits for each of its steps.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the view may take to show what this leaf wrote.
+const VIEW_TIMEOUT: Duration = Duration::from_secs(1);
+/// Mapping versions that a replica keeps parsed.
+const MAPPINGS_MAX: usize = 16;
+
+/// The replicas that are on this leaf, by shard.
+#[derive(Default)]
+pub struct Replicas(RwLock<HashMap<ShardKey, Arc<Replica>>>);
+
+impl Replicas {
+    /// The replica of a shard.
+    pub fn get(&self, shard: &ShardKey) -> Option<Arc<Replica>> {
+        self.0.read().get(shard).cloned()
+    }
+
+    /// All of them, in no particular order.
+    pub fn all(&self) -> Vec<Arc<Replica>> {
+        self.0.read().values().cloned().collect()
+    }
+}
+
+/// A leaf that is registered and listens, but does nothing before [`LeafNode::run`].
+pub struct LeafNode {
+    service: Arc<Service>,
+    shared: Arc<Shared>,
+    viewer: Viewer,
+    membership: Membership,
+    incoming: TcpIncoming,
+    grpc_addr: SocketAddr,
+    data_dir: DataDir,
+    process: String,
+    /// Stops membership and viewer, after everything else.
+    cluster: CancellationToken,
+}
+
+impl LeafNode {
+    /// Locks the data directory, listens, and registers in the cluster.
+    ///
+    /// # Errors
+    /// When the data directory is in use, the address is taken, or the engine is out of reach.
+    pub async fn start(config: Config, engine: Engine, registry: &mut Registry) -> Result<Self, Error> {
+        let data_dir = DataDir::lock(&config.data_dir)?;
+        let server_error = |error: Box<dyn std::error::Error + Send + Sync>| Error::Server(error);
+        let incoming = TcpIncoming::bind(config.grpc)
+            .map_err(|error| server_error(error.into()))?
+            .with_nodelay(Some(true))
+            .with_keepalive(Some(Duration::from_secs(60)));
+        let grpc_addr = incoming.local_addr().map_err(|error| server_error(error.into()))?;
+        let pool = SearchPool::new(config.search_threads, config.search_queue_max)
+            .map_err(|error| server_error(error.into()))?;
+        let cluster = CancellationToken::new();
+        let process = uuid::Uuid::new_v4().to_string();
+        let record = NodeRecord {
+            format: 1,
+            name: config.name.clone(),
+            role: Role::Leaf,
+            process: process.clone(),
+            counter: 0,
+            grpc: config.grpc_advertised.clone().unwrap_or_else(|| grpc_addr.to_string()),
+            http: None,
+            zone: config.zone.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_ms: unix_ms(),
+        };
+        let viewer = Viewer::start(engine.store.clone(), config.lease_time, cluster.clone());
+        let store = engine.store.clone();
+        let membership = Membership::register(store, record, config.lease_time, cluster.clone()).await?;
+        tracing::info!(leaf = %config.name, grpc = %grpc_addr, data_dir = %config.data_dir.display(), "leaf is registered");
+        let shared = Shared {
+            engine: engine.clone(),
+            apply_slots: Semaphore::new(config.apply_threads.max(1)),
+            writer_slots: WriterSlots::new(config.writers_max),
+            metrics: Metrics::new(registry),
+            config: config.clone(),
+        };
+        let service = Service {
+            name: config.name.clone(),
+            replicas: Arc::default(),
+            pins: Pins::new(config.pin_time, config.pins_max),
+            pool,
+            engine,
+            config,
+        };
+        Ok(Self {
+            service: Arc::new(service),
+            shared: Arc::new(shared),
+            viewer,
+            membership,
+            incoming,
+            grpc_addr,
+            data_dir,
+            process,
+            cluster,
+        })
+    }
+
+    /// Where the gRPC server listens.
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.grpc_addr
+    }
+
+    /// Serves until the shutdown; then commits everything and leaves the cluster.
+    ///
+    /// # Errors
+    /// When the server fails, or another process takes this leaf's name.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let server_stop = CancellationToken::new();
+        let leaf = LeafServer::new(self.service.clone()).max_decoding_message_size(self.shared.config.message_bytes_max);
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(10)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .add_service(leaf)
+            .serve_with_incoming_shutdown(self.incoming, server_stop.clone().cancelled_owned());
+        let mut server = tokio::spawn(server);
+        let mut keeper = Keeper {
+            service: self.service.clone(),
+            shared: self.shared.clone(),
+            viewer: self.viewer,
+            data_dir: self.data_dir,
+            process: self.process,
+            changed: Arc::new(Notify::new()),
+            running: HashMap::new(),
+            closing: HashMap::new(),
+            published: HashSet::new(),
+            cleaned: false,
+        };
+        let heads = watch_heads(self.service.clone(), self.shared.clone());
+        let result = tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            () = keeper.run() => Ok(()),
+            () = heads => Ok(()),
+            () = self.membership.replaced() => Err(Error::Replaced(self.service.name.to_string())),
+            ended = &mut server => Err(Error::Server(match ended {
+                Ok(Ok(())) => "it ended".into(),
+                Ok(Err(error)) => error.into(),
+                Err(error) => error.into(),
+            })),
+        };
+        keeper.close().await;
+        server_stop.cancel();
+        if !server.is_finished() && tokio::time::timeout(SHUTDOWN_TIMEOUT, &mut server).await.is_err() {
+            server.abort();
+        }
+        self.cluster.cancel();
+        let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, self.membership.stopped()).await;
+        tracing::info!(leaf = %self.service.name, "leaf has stopped");
+        result
+    }
+}
+
+/// Looks at the heads of all logs now and then: for appends whose call was lost, and for a log that
+/// lost its tail. Also lets go of searchers whose time is over.
+async fn watch_heads(service: Arc<Service>, shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(shared.config.heads_interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        service.pins.expire();
+        let replicas = service.replicas.all();
+        if replicas.is_empty() {
+            continue;
+        }
+        let shards: Vec<ShardKey> = replicas.iter().map(|replica| replica.shard().clone()).collect();
+        let before: Vec<_> = replicas.iter().map(|replica| replica.progress()).collect();
+        match shared.engine.log.heads(&shards).await {
+            Ok(heads) => {
+                for ((replica, head), before) in replicas.iter().zip(heads).zip(&before) {
+                    if let Some(head) = head {
+                        replica.observe_head(&head, before);
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(%error, "cannot read the heads of the logs"),
+        }
+    }
+}
+
+/// One replica that runs here.
+struct Running {
+    replica: Arc<Replica>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// Makes what is here equal to what the store says.
+struct Keeper {
+    service: Arc<Service>,
+    shared: Arc<Shared>,
+    viewer: Viewer,
+    data_dir: DataDir,
+    process: String,
+    /// A replica's phase changed, or a replica has closed.
+    changed: Arc<Notify>,
+    running: HashMap<ShardKey, Running>,
+    closing: HashMap<ShardKey, JoinHandle<()>>,
+    /// Shards for which this process has written a serving record.
+    published: HashSet<ShardKey>,
+    /// Whether directories have been compared with the store since the last change.
+    cleaned: bool,
+}
+
+impl Keeper {
+    async fn run(&mut self) {
+        self.viewer.ready().await;
+        let mut views = self.viewer.subscribe();
+        loop {
+            let view = views.borrow_and_update().clone();
+            self.open_and_close(&view);
+            if !self.cleaned && self.closing.is_empty() {
+                self.clean(&view).await;
+            }
+            self.publish(&view).await;
+            tokio::select! {
+                _ = views.changed() => {}
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            }
+        }
+    }
+
+    fn open_and_close(&mut self, view: &View) {
+        let closed = self.closing.len();
+        self.closing.retain(|_, task| !task.is_finished());
+        if self.closing.len() != closed {
+            self.cleaned = false;
+        }
+        let assigned: HashSet<ShardKey> = assigned(view, &self.service.name).collect();
+        let gone: Vec<ShardKey> = self.running.keys().filter(|shard| !assigned.contains(shard)).cloned().collect();
+        for shard in gone {
+            if let Some(running) = self.running.remove(&shard) {
+                tracing::info!(%shard, "replica is not assigned to this leaf any more");
+                self.service.replicas.0.write().remove(&shard);
+                running.stop.cancel();
+                self.closing.insert(shard, running.task);
+            }
+        }
+        for shard in assigned {
+            let Some(record) = view.uids.get(&shard.index_uid) else { continue };
+            if let Some(running) = self.running.get(&shard) {
+                running.replica.set_refresh_interval(record.refresh_interval_ms);
+            } else if !self.closing.contains_key(&shard) {
+                let running = self.open(&shard, record.mapping_version);
+                running.replica.set_refresh_interval(record.refresh_interval_ms);
+                self.service.replicas.0.write().insert(shard.clone(), running.replica.clone());
+                self.running.insert(shard, running);
+            }
+        }
+    }
+
+    fn open(&self, shard: &ShardKey, mapping_version: u64) -> Running {
+        tracing::info!(%shard, "opening replica");
+        let outcomes_max = self.shared.config.outcomes_max;
+        let replica = Arc::new(Replica::new(shard.clone(), outcomes_max, self.changed.clone()));
+        let (viewer, engine, uid) = (self.viewer.clone(), self.shared.engine.clone(), shard.index_uid.clone());
+        let tail = Tail {
+            replica: replica.clone(),
+            shared: self.shared.clone(),
+            dir: self.data_dir.replica(shard),
+            mapping_version,
+            mappings: Box::new(move || mappings(viewer.clone(), engine.clone(), uid.clone())),
+        };
+        let stop = CancellationToken::new();
+        let (own_stop, changed) = (stop.clone(), self.changed.clone());
+        let task = tokio::spawn(async move {
+            tail.run(own_stop).await;
+            changed.notify_one();
+        });
+        Running { replica, stop, task }
+    }
+
+    /// Writes and removes serving records until the store says what is true.
+    async fn publish(&mut self, view: &View) {
+        let name = &self.service.name;
+        let mut writes = Vec::new();
+        let mut published = self.published.clone();
+        for (shard, running) in &self.running {
+            let key = keys::serving(shard, name);
+            let stored = view.revision_of(&key).is_some();
+            if running.replica.progress().phase == Phase::Serving {
+                if !stored || !published.contains(shard) {
+                    let record = ServingRecord { format: 1, process: self.process.clone() };
+                    let Ok(value) = serde_json::to_vec(&record) else { continue };
+                    writes.push(Write::Put(key, value.into()));
+                    published.insert(shard.clone());
+                }
+            } else if stored || published.contains(shard) {
+                writes.push(Write::Delete(key));
+                published.remove(shard);
+            }
+        }
+        for shard in &self.published {
+            if !self.running.contains_key(shard) {
+                writes.push(Write::Delete(keys::serving(shard, name)));
+                published.remove(shard);
+            }
+        }
+        if writes.is_empty() {
+            return;
+        }
+        match self.shared.engine.store.commit(&[], &writes).await {
+            Ok(revision) => {
+                self.published = published;
+                self.viewer.at_least(revision, VIEW_TIMEOUT).await;
+            }
+            Err(error) => tracing::warn!(%error, "cannot write serving records"),
+        }
+    }
+
+    /// Removes directories of replicas that the store has not assigned to this leaf.
+    async fn clean(&mut self, view: &Arc<View>) {
+        let (data_dir, view) = (self.data_dir.clone(), view.clone());
+        let keep: HashSet<ShardKey> = self.running.keys().cloned().collect();
+        match blocking(move || data_dir.clean(&view, &keep)).await {
+            Ok(()) => self.cleaned = true,
+            Err(error) => tracing::warn!(error = error.reason(), "cannot remove directories of replicas that are gone"),
+        }
+    }
+
+    /// Leaves the serving set, then commits and closes every replica.
+    async fn close(&mut self) {
+        let writes: Vec<Write> = self
+            .published
+            .drain()
+            .map(|shard| Write::Delete(keys::serving(&shard, &self.service.name)))
+            .collect();
+        if !writes.is_empty() {
+            let removed = self.shared.engine.store.commit(&[], &writes);
+            if !matches!(tokio::time::timeout(VIEW_TIMEOUT, removed).await, Ok(Ok(_))) {
+                tracing::warn!("could not remove the serving records");
+            }
+        }
+        for running in self.running.values() {
+            running.stop.cancel();
+        }
+        let tasks = self.running.drain().map(|(shard, running)| (shard, running.task)).chain(self.closing.drain());
+        for (shard, task) in tasks {
+            if tokio::time::timeout(SHUTDOWN_TIMEOUT, task).await.is_err() {
+                tracing::warn!(%shard, "replica did not close in time; it will replay its log");
+            }
+        }
+        self.service.replicas.0.write().clear();
+    }
+}
+
+/// The shards that the store assigns to a leaf, of indices that exist.
+fn assigned<'a>(view: &'a View, name: &'a trawl_proto::NodeName) -> impl Iterator<Item = ShardKey> + 'a {
+    view.assignments
+        .iter()
+        .filter(move |(shard, record)| record.leaves.contains(name) && view.uids.contains_key(&shard.index_uid))
+        .map(|(shard, _)| shard.clone())
+}
+
+/// Mapping versions of one index: from the view, or from the store when the view is behind. Called on
+/// blocking threads only.
+fn mappings(viewer: Viewer, engine: Engine, uid: IndexUid) -> Mappings {
+    let runtime = tokio::runtime::Handle::current();
+    let mut parsed: HashMap<u64, Mapping> = HashMap::new();
+    Box::new(move |version| {
+        if let Some(mapping) = parsed.get(&version) {
+            return Ok(mapping.clone());
+        }
+        if version == 0 {
+            return Ok(Mapping::default());
+        }
+        let key = keys::mapping(&uid, version);
+        let known = viewer.view().mappings.get(&(uid.clone(), version)).cloned();
+        let bytes = match known {
+            Some(bytes) => bytes,
+            None => match runtime.block_on(engine.store.get(&key))? {
+                Some(entry) => entry.value,
+                None => return Err(Error::Unreadable(format!("{key} is not in the store"))),
+            },
+        };
+        let json = serde_json::from_slice(&bytes).map_err(|error| Error::Unreadable(format!("{key}: {error}")))?;
+        let mapping = Mapping::parse(&json).map_err(|error| Error::Unreadable(format!("{key}: {error}")))?;
+        if parsed.len() >= MAPPINGS_MAX {
+            parsed.clear();
+        }
+        parsed.insert(version, mapping.clone());
+        Ok(mapping)
+    })
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

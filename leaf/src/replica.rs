@@ -1,0 +1,272 @@
+//! One replica, as the rest of the leaf sees it: its searcher, its progress, its recent outcomes.
+//!
+//! A [`Replica`] is a shared handle. Behind it one task ([`tail`]) follows the shard's log; everything
+//! here only reads what that task published, or wakes it.
+
+pub mod outcomes;
+pub mod slots;
+pub mod tail;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use trawl_cluster::shard_log::Head;
+use trawl_proto::v1::failure::Kind;
+use trawl_proto::v1::{self, Failure};
+use trawl_proto::{Generation, Seq, ShardKey, failure};
+
+use crate::ShardSearcher;
+use crate::apply::pending::Pending;
+use crate::schema::FieldMap;
+use outcomes::Outcomes;
+
+/// What a replica is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Opening, or behind the log's head as it was at opening.
+    Recovering,
+    /// Answers queries.
+    Serving,
+    /// Stopped at a seq; tried again after a pause.
+    Failed,
+}
+
+/// How far a replica is.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// What it is doing.
+    pub phase: Phase,
+    /// Why it is not serving, for a person; empty while it serves.
+    pub reason: Arc<str>,
+    /// The last operation whose outcome is known.
+    pub applied: Generation,
+    /// The last operation that is durable here and searchable.
+    pub committed: Generation,
+    /// The log's chain at the last row applied.
+    pub chain: u64,
+}
+
+/// One shard's copy on this leaf.
+pub struct Replica {
+    shard: ShardKey,
+    searcher: ArcSwapOption<ShardSearcher>,
+    fields: ArcSwapOption<FieldMap>,
+    pending: Arc<Pending>,
+    outcomes: Mutex<Outcomes>,
+    progress: watch::Sender<Progress>,
+    /// Wakes the tail: the log may have grown, or somebody wants a commit.
+    wake: Notify,
+    commit_wanted: AtomicU64,
+    /// In milliseconds; `u64::MAX` for never.
+    refresh_interval: AtomicU64,
+    /// Set when the log was seen not to continue this replica.
+    broken: Mutex<Option<String>>,
+    bytes_on_disk: AtomicU64,
+    /// Told of every change of the phase.
+    changed: Arc<Notify>,
+}
+
+impl Replica {
+    /// A replica that is not open yet. `changed` is told whenever its phase changes.
+    pub fn new(shard: ShardKey, outcomes_max: usize, changed: Arc<Notify>) -> Self {
+        let progress = Progress {
+            phase: Phase::Recovering,
+            reason: "opening".into(),
+            applied: Generation::default(),
+            committed: Generation::default(),
+            chain: 0,
+        };
+        Self {
+            shard,
+            searcher: ArcSwapOption::empty(),
+            fields: ArcSwapOption::empty(),
+            pending: Arc::default(),
+            outcomes: Mutex::new(Outcomes::new(outcomes_max)),
+            progress: watch::Sender::new(progress),
+            wake: Notify::new(),
+            commit_wanted: AtomicU64::new(0),
+            refresh_interval: AtomicU64::new(u64::MAX),
+            broken: Mutex::default(),
+            bytes_on_disk: AtomicU64::new(0),
+            changed,
+        }
+    }
+
+    /// The shard.
+    pub fn shard(&self) -> &ShardKey {
+        &self.shard
+    }
+
+    /// The present searcher.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` while the replica is not serving.
+    pub fn searcher(&self) -> Result<Arc<ShardSearcher>, Failure> {
+        let progress = self.progress.borrow();
+        match (progress.phase, self.searcher.load_full()) {
+            (Phase::Serving, Some(searcher)) => Ok(searcher),
+            _ => Err(self.unavailable(&progress)),
+        }
+    }
+
+    /// A searcher that contains the operation, committing for it if need be.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` while the replica is not serving, `DEADLINE` when it did not get there in time.
+    pub async fn searcher_at_least(&self, seq: Seq, deadline: Instant) -> Result<Arc<ShardSearcher>, Failure> {
+        let incarnation = self.searcher()?.generation.incarnation;
+        self.searchable(Generation { incarnation, seq }, deadline).await
+    }
+
+    /// A searcher that contains the position. A later incarnation contains every earlier position
+    /// that survived.
+    pub async fn searchable(&self, position: Generation, deadline: Instant) -> Result<Arc<ShardSearcher>, Failure> {
+        let searcher = self.searcher()?;
+        if searcher.generation >= position {
+            return Ok(searcher);
+        }
+        self.want_commit(position.seq);
+        let reached = |progress: &Progress| progress.committed >= position;
+        self.wait(deadline, reached, |progress| progress.phase != Phase::Serving).await?;
+        self.searcher()
+    }
+
+    /// Waits until the outcome of the operation is known, also while the replica is catching up.
+    pub async fn applied(&self, seq: Seq, deadline: Instant) -> Result<(), Failure> {
+        if self.progress.borrow().applied.seq < seq {
+            self.wake.notify_one();
+        }
+        let reached = |progress: &Progress| progress.applied.seq >= seq;
+        self.wait(deadline, reached, |progress| progress.phase == Phase::Failed).await
+    }
+
+    /// The outcomes that are remembered of a range of operations.
+    pub fn outcomes(&self, first: Seq, last: Seq) -> Vec<v1::Outcome> {
+        self.outcomes.lock().range(first.0, last.0)
+    }
+
+    /// Whether the id was touched since the last commit. Ask this first and take the searcher
+    /// afterwards: the searcher is published before the id is forgotten here.
+    pub fn is_pending(&self, id: &str) -> bool {
+        self.pending.get(id).is_some()
+    }
+
+    /// How far the replica is.
+    pub fn progress(&self) -> Progress {
+        self.progress.borrow().clone()
+    }
+
+    /// Tells of every change of the progress.
+    pub fn watch(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// Sets how soon after a write the replica commits; `None` for only on demand.
+    pub fn set_refresh_interval(&self, interval_ms: Option<u64>) {
+        let interval = interval_ms.unwrap_or(u64::MAX);
+        if self.refresh_interval.swap(interval, Ordering::Relaxed) != interval {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Compares a log's head with where the replica was *before* the head was read.
+    pub fn observe_head(&self, head: &Head, before: &Progress) {
+        let gone = head.last < before.applied.seq;
+        let other = head.last == before.applied.seq && head.chain != before.chain;
+        if before.phase == Phase::Serving && (gone || other) {
+            *self.broken.lock() = Some(format!(
+                "the log ends at {} with chain {:016x}, the replica is at {} with chain {:016x}",
+                head.last, head.chain, before.applied.seq, before.chain
+            ));
+            self.wake.notify_one();
+        } else if head.last > before.applied.seq {
+            self.wake.notify_one();
+        }
+    }
+
+    /// What users and roots are told about the replica.
+    pub fn status(&self, with_fields: bool) -> v1::ReplicaStatus {
+        use v1::replica_status::State;
+        let progress = self.progress();
+        let searcher = self.searcher.load();
+        let (documents, deleted) = searcher.as_ref().map_or((0, 0), |searcher| {
+            let segments = searcher.searcher.segment_readers();
+            let deleted = segments.iter().map(|segment| u64::from(segment.num_deleted_docs())).sum();
+            (searcher.searcher.num_docs(), deleted)
+        });
+        let fields = self.fields.load();
+        let fields = fields.as_ref();
+        let state = match progress.phase {
+            Phase::Recovering => State::Recovering,
+            Phase::Serving => State::Serving,
+            Phase::Failed => State::Failed,
+        };
+        v1::ReplicaStatus {
+            shard: Some((&self.shard).into()),
+            state: state.into(),
+            reason: progress.reason.to_string(),
+            incarnation: progress.applied.incarnation.0,
+            applied: progress.applied.seq.0,
+            committed: progress.committed.seq.0,
+            documents,
+            deleted_documents: deleted,
+            bytes_on_disk: self.bytes_on_disk.load(Ordering::Relaxed),
+            fields_version: fields.map_or(0, |fields| fields.fields_version()),
+            dynamic_fields: fields.filter(|_| with_fields).map(|fields| fields.dynamic().to_vec()).unwrap_or_default(),
+        }
+    }
+
+    fn want_commit(&self, seq: Seq) {
+        self.commit_wanted.fetch_max(seq.0, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    fn refresh_interval(&self) -> Option<Duration> {
+        match self.refresh_interval.load(Ordering::Relaxed) {
+            u64::MAX => None,
+            ms => Some(Duration::from_millis(ms)),
+        }
+    }
+
+    async fn wait(
+        &self,
+        deadline: Instant,
+        reached: impl Fn(&Progress) -> bool,
+        hopeless: impl Fn(&Progress) -> bool,
+    ) -> Result<(), Failure> {
+        let mut progress = self.progress.subscribe();
+        let settled = progress.wait_for(|progress| reached(progress) || hopeless(progress));
+        match tokio::time::timeout_at(deadline.into(), settled).await {
+            Ok(Ok(progress)) if reached(&progress) => Ok(()),
+            Ok(Ok(progress)) => Err(self.unavailable(&progress)),
+            Ok(Err(_)) => Err(failure(Kind::Unavailable, format!("shard {} is closing", self.shard))),
+            Err(_) => {
+                let at = self.progress.borrow().applied;
+                Err(failure(Kind::Deadline, format!("shard {} is only at {at}", self.shard)))
+            }
+        }
+    }
+
+    fn unavailable(&self, progress: &Progress) -> Failure {
+        let what = match progress.phase {
+            Phase::Recovering => "is recovering",
+            Phase::Serving => "is opening",
+            Phase::Failed => "has failed",
+        };
+        failure(Kind::Unavailable, format!("shard {} {what}: {}", self.shard, progress.reason))
+    }
+
+    fn set_phase(&self, phase: Phase, reason: impl Into<Arc<str>>) {
+        let reason = reason.into();
+        self.progress.send_if_modified(|progress| {
+            let changed = progress.phase != phase || progress.reason != reason;
+            (progress.phase, progress.reason) = (phase, reason);
+            changed
+        });
+        self.changed.notify_one();
+    }
+}

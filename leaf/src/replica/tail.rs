@@ -1,0 +1,437 @@
+//! The task behind a replica: open, tail the log, apply, commit, and again.
+//!
+//! ```text
+//! open the last commit ─> apply rows up to the head seen at opening ─> commit ─> serving
+//!        ^                                                                         │
+//!        └── pause <── FAILED (the reason is kept) <── any error ──────────────────┘
+//! ```
+//!
+//! The core moves to a blocking thread for everything that touches the index and back again, so there
+//! is never more than one user of it and no async worker is blocked.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use trawl_cluster::shard_log::{Head, Record};
+use trawl_cluster::{Engine, Error as EngineError};
+use trawl_proto::{Generation, Seq};
+
+use super::slots::{WriterSlot, WriterSlots};
+use super::{Phase, Replica};
+use crate::apply::{Core, Mappings, Stop, panic_message};
+use crate::config::Config;
+use crate::error::Error;
+use crate::index::ReplicaDir;
+use crate::metrics::Metrics;
+
+/// A pause before asking an unreachable engine again.
+const ENGINE_PAUSE: Duration = Duration::from_millis(200);
+/// How long a writer may be kept from others who wait for one.
+const SLOT_TIME: Duration = Duration::from_secs(1);
+
+/// What all replicas of a leaf share.
+pub struct Shared {
+    /// Settings.
+    pub config: Config,
+    /// Logs and store.
+    pub engine: Engine,
+    /// Bounds the replicas that apply at a time.
+    pub apply_slots: Semaphore,
+    /// Bounds the index writers.
+    pub writer_slots: WriterSlots,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// Makes a source of mappings for one opening of the replica.
+pub type MappingSource = Box<dyn Fn() -> Mappings + Send + Sync>;
+
+/// The tail of one replica.
+pub struct Tail {
+    /// What it publishes to.
+    pub replica: Arc<Replica>,
+    /// What it shares with others.
+    pub shared: Arc<Shared>,
+    /// Where it keeps its index.
+    pub dir: ReplicaDir,
+    /// Mapping version for an index made now.
+    pub mapping_version: u64,
+    /// Where mappings come from.
+    pub mappings: MappingSource,
+}
+
+impl Tail {
+    /// Runs until the shutdown; commits then.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let shard = self.replica.shard().clone();
+        let mut pause = self.shared.config.retry_min;
+        loop {
+            let began = Instant::now();
+            let Some(result) = shutdown.run_until_cancelled(self.open()).await else { return };
+            let error = match result {
+                Ok(opened) => match opened.run(&shutdown).await {
+                    Ok(()) => return,
+                    Err(Stop::Error(error)) => error,
+                    Err(Stop::Spares(_) | Stop::Schema(_)) => continue,
+                },
+                Err(error) => error,
+            };
+            if began.elapsed() > self.shared.config.retry_max {
+                pause = self.shared.config.retry_min;
+            }
+            let reason = error.reason();
+            tracing::error!(%shard, reason, retry_in = ?pause, "replica stopped");
+            self.replica.set_phase(Phase::Failed, reason);
+            self.shared.metrics.failures.inc();
+            if shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return;
+            }
+            pause = (pause * 2).min(self.shared.config.retry_max);
+        }
+    }
+
+    /// Opens the index and publishes a first searcher.
+    async fn open(&self) -> Result<Opened<'_>, Error> {
+        let head = self.head().await?;
+        let (shard, dir, pending) = (self.replica.shard().clone(), self.dir.clone(), self.replica.pending.clone());
+        let (version, bytes, mappings) = (self.mapping_version, self.shared.config.writer_bytes, (self.mappings)());
+        let (core, searcher) = blocking(move || {
+            let mut core = Core::open(shard, dir, version, bytes, pending, mappings)?;
+            let searcher = core.searcher()?;
+            Ok((core, searcher))
+        })
+        .await?;
+        let applied = core.applied().seq;
+        if head.trimmed > applied {
+            let trimmed = head.trimmed;
+            return Err(Error::History(format!("the log was trimmed through {trimmed}, the replica is at {applied}")));
+        }
+        if head.last < applied {
+            return Err(Error::History(format!("the log ends at {}, the replica is at {applied}", head.last)));
+        }
+        *self.replica.broken.lock() = None;
+        self.replica.searcher.store(Some(searcher));
+        self.replica.publish(&core);
+        Ok(Opened {
+            tail: self,
+            core: Some(core),
+            slot: None,
+            target: head.last,
+            pending_since: None,
+            idle_since: Instant::now(),
+            committed_at: None,
+        })
+    }
+
+    /// The log's head, as soon as there is a log and an engine that says so.
+    async fn head(&self) -> Result<Head, Error> {
+        let shards = [self.replica.shard().clone()];
+        loop {
+            match self.shared.engine.log.heads(&shards).await {
+                Ok(heads) => match heads.into_iter().next().flatten() {
+                    Some(head) => return Ok(head),
+                    None => self.replica.set_phase(Phase::Recovering, "the shard has no log yet"),
+                },
+                Err(EngineError::Unavailable(error)) => {
+                    self.replica.set_phase(Phase::Recovering, format!("the cluster engine is unavailable: {error}"));
+                }
+                Err(error) => return Err(error.into()),
+            }
+            tokio::time::sleep(ENGINE_PAUSE).await;
+        }
+    }
+}
+
+/// A replica that is open.
+struct Opened<'a> {
+    tail: &'a Tail,
+    /// Away only while a blocking thread has it.
+    core: Option<Core>,
+    slot: Option<WriterSlot>,
+    /// Serving begins when this is searchable.
+    target: Seq,
+    pending_since: Option<Instant>,
+    idle_since: Instant,
+    committed_at: Option<Instant>,
+}
+
+impl Opened<'_> {
+    /// Follows the log until the shutdown, and closes the index whatever happened.
+    async fn run(mut self, shutdown: &CancellationToken) -> Result<(), Stop> {
+        let result = self.follow(shutdown).await;
+        let core = self.core.take();
+        // Dropping a writer joins its threads, which must not block an async worker.
+        let dropped = blocking(move || {
+            drop(core);
+            Ok(())
+        });
+        dropped.await?;
+        result
+    }
+
+    async fn follow(&mut self, shutdown: &CancellationToken) -> Result<(), Stop> {
+        let mut rows = Vec::new();
+        loop {
+            self.check_history()?;
+            rows = match rows.is_empty() {
+                true => self.read(self.applied().seq).await?,
+                false => self.apply_and_read(rows, shutdown).await?,
+            };
+            if self.commit_due().is_some_and(|due| due <= Instant::now()) {
+                self.commit().await?;
+            }
+            if shutdown.is_cancelled() {
+                break;
+            }
+            if rows.is_empty() {
+                self.settle().await?;
+                let until = self.commit_due().or(self.close_due());
+                tokio::select! {
+                    () = shutdown.cancelled() => break,
+                    () = self.tail.replica.wake.notified() => {}
+                    () = sleep_until(until) => {}
+                }
+            }
+        }
+        if self.applied() > self.committed() {
+            self.commit().await?;
+        }
+        Ok(())
+    }
+
+    fn applied(&self) -> Generation {
+        self.core.as_ref().map(Core::applied).unwrap_or_default()
+    }
+
+    fn committed(&self) -> Generation {
+        self.core.as_ref().map(Core::committed).unwrap_or_default()
+    }
+
+    fn check_history(&self) -> Result<(), Error> {
+        match self.tail.replica.broken.lock().take() {
+            Some(reason) => Err(Error::History(reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// Rows behind `after`; none when the engine is out of reach (the next wake asks again).
+    async fn read(&self, after: Seq) -> Result<Vec<Record>, Error> {
+        let shared = &self.tail.shared;
+        match shared.engine.log.read(self.tail.replica.shard(), after, shared.config.read_bytes).await {
+            Ok(rows) => Ok(rows),
+            Err(EngineError::Unavailable(error)) => {
+                tracing::debug!(shard = %self.tail.replica.shard(), %error, "cannot read the log");
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Applies rows while the next ones are being read.
+    async fn apply_and_read(&mut self, rows: Vec<Record>, shutdown: &CancellationToken) -> Result<Vec<Record>, Stop> {
+        let shared = self.tail.shared.clone();
+        if self.slot.is_none() {
+            match shutdown.run_until_cancelled(shared.writer_slots.acquire()).await {
+                Some(slot) => self.slot = Some(slot),
+                None => return Ok(Vec::new()),
+            }
+        }
+        let Some(mut core) = self.core.take() else { return Ok(Vec::new()) };
+        let after = rows.last().map(|row| row.last).unwrap_or_default();
+        let (replica, metrics) = (self.tail.replica.clone(), shared.metrics.clone());
+        let apply = async {
+            let _slot = shared.apply_slots.acquire().await;
+            blocking(move || {
+                let result = apply(&mut core, rows, &replica, &metrics);
+                Ok((core, result))
+            })
+            .await
+        };
+        let (applied, next) = tokio::join!(apply, self.read(after));
+        let (core, result) = applied?;
+        self.core = Some(core);
+        match result {
+            Ok(()) => {}
+            Err(Stop::Error(error)) => return Err(Stop::Error(error)),
+            Err(stop) => return Err(self.remake(stop).await?),
+        }
+        self.pending_since.get_or_insert_with(Instant::now);
+        self.idle_since = Instant::now();
+        Ok(next?)
+    }
+
+    /// Makes the index anew as the row at hand needs it; the replica is opened again afterwards.
+    async fn remake(&mut self, stop: Stop) -> Result<Stop, Error> {
+        let Some(core) = self.core.take() else { return Ok(stop) };
+        self.tail.replica.set_phase(Phase::Recovering, "the index is being made again");
+        let stop = blocking(move || {
+            match stop {
+                Stop::Spares(spares) => core.rebuild(spares)?,
+                Stop::Schema(version) => core.recreate(version)?,
+                Stop::Error(error) => return Err(error),
+            }
+            Ok(stop)
+        })
+        .await?;
+        tracing::info!(shard = %self.tail.replica.shard(), ?stop, "made the index again");
+        Ok(stop)
+    }
+
+    /// When the next commit is due; `None` when nothing is pending or nobody asks for one.
+    fn commit_due(&self) -> Option<Instant> {
+        let since = self.pending_since?;
+        let (applied, committed) = (self.applied().seq, self.committed().seq);
+        if applied <= committed {
+            return None;
+        }
+        let config = &self.tail.shared.config;
+        let replica = &self.tail.replica;
+        let (ids, bytes) = replica.pending.size();
+        let is_behind = committed < self.target;
+        let has_to = ids >= config.pending_max
+            || bytes >= config.pending_bytes_max
+            || (is_behind && applied >= self.target)
+            || (since.elapsed() > SLOT_TIME && self.tail.shared.writer_slots.contended());
+        if has_to {
+            return Some(since);
+        }
+        let wanted = replica.commit_wanted.load(Ordering::Relaxed);
+        let asked = (wanted > committed.0 && wanted <= applied.0)
+            .then(|| self.committed_at.map_or(since, |at| at + config.commit_interval_min));
+        // While catching up nobody can search, so commits come by size only.
+        let regular = replica.refresh_interval().filter(|_| !is_behind).map(|interval| since + interval);
+        match (asked, regular) {
+            (Some(asked), Some(regular)) => Some(asked.min(regular)),
+            (asked, regular) => asked.or(regular),
+        }
+    }
+
+    /// When an unused writer is closed.
+    fn close_due(&self) -> Option<Instant> {
+        (self.slot.is_some() && self.pending_since.is_none())
+            .then(|| self.idle_since + self.tail.shared.config.writer_idle)
+    }
+
+    async fn commit(&mut self) -> Result<(), Error> {
+        let shared = self.tail.shared.clone();
+        if self.slot.is_none() {
+            self.slot = Some(shared.writer_slots.acquire().await);
+        }
+        let Some(mut core) = self.core.take() else { return Ok(()) };
+        let began = Instant::now();
+        let slot = shared.apply_slots.acquire().await;
+        let (core, searcher) = blocking(move || {
+            let searcher = core.commit()?;
+            Ok((core, searcher))
+        })
+        .await?;
+        drop(slot);
+        // First the searcher, then the map: a real-time get asks the map first.
+        let replica = &self.tail.replica;
+        replica.searcher.store(Some(searcher));
+        replica.pending.clear();
+        replica.publish(&core);
+        self.core = Some(core);
+        shared.metrics.commits.inc();
+        shared.metrics.commit_seconds.observe(began.elapsed().as_secs_f64());
+        self.pending_since = None;
+        self.committed_at = Some(Instant::now());
+        self.idle_since = Instant::now();
+        if shared.writer_slots.contended() {
+            self.close().await?;
+        }
+        Ok(())
+    }
+
+    /// Enters the serving phase when caught up, and closes a writer that was idle for long.
+    async fn settle(&mut self) -> Result<(), Error> {
+        let replica = &self.tail.replica;
+        if self.committed().seq >= self.target && replica.progress.borrow().phase != Phase::Serving {
+            self.measure().await?;
+            self.tail.replica.set_phase(Phase::Serving, "");
+            tracing::info!(shard = %self.tail.replica.shard(), at = %self.committed(), "replica serves");
+        }
+        if self.close_due().is_some_and(|due| due <= Instant::now()) {
+            self.close().await?;
+        }
+        Ok(())
+    }
+
+    /// Closes the writer once its merges are done, shows what they made, and gives the slot back.
+    async fn close(&mut self) -> Result<(), Error> {
+        let Some(mut core) = self.core.take() else { return Ok(()) };
+        let (core, searcher) = blocking(move || {
+            core.close_writer()?;
+            let searcher = core.searcher()?;
+            Ok((core, searcher))
+        })
+        .await?;
+        self.core = Some(core);
+        let segments = |searcher: &crate::ShardSearcher| searcher.searcher.segment_readers().len();
+        let before = self.tail.replica.searcher.load().as_ref().map_or(0, |searcher| segments(searcher));
+        if segments(&searcher) != before {
+            self.tail.replica.searcher.store(Some(searcher));
+        }
+        self.slot = None;
+        self.measure().await
+    }
+
+    async fn measure(&self) -> Result<(), Error> {
+        let dir = self.tail.dir.clone();
+        let bytes = blocking(move || Ok(dir.bytes())).await?;
+        self.tail.replica.bytes_on_disk.store(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Replica {
+    fn publish(&self, core: &Core) {
+        self.fields.store(Some(core.fields().clone()));
+        self.progress.send_modify(|progress| {
+            progress.applied = core.applied();
+            progress.committed = core.committed();
+            progress.chain = core.chain();
+        });
+    }
+}
+
+/// Applies rows on a blocking thread, publishing each row's outcomes as soon as they are known.
+fn apply(core: &mut Core, rows: Vec<Record>, replica: &Replica, metrics: &Metrics) -> Result<(), Stop> {
+    for row in &rows {
+        let incarnation = core.applied().incarnation;
+        let outcomes = core.apply(row)?;
+        metrics.count(&outcomes);
+        let mut ring = replica.outcomes.lock();
+        if incarnation != row.incarnation {
+            ring.clear();
+        }
+        ring.push(outcomes);
+        drop(ring);
+        replica.publish(core);
+    }
+    Ok(())
+}
+
+/// Runs on a blocking thread; a panic there becomes an error.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => {
+            Err(Error::Damaged(format!("a defect: {}", panic_message(error.into_panic().as_ref()))))
+        }
+        Err(_) => Err(Error::Damaged("the process is shutting down".to_owned())),
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
