@@ -188,8 +188,15 @@ impl Core {
         match (std::mem::replace(&mut self.state, State::Following), outcome) {
             (State::Acquiring { sent_at, lease }, Outcome::Done(revision)) => {
                 self.note_acquired(now, &lease, revision);
-                actions.push(Action::Lead(lease.epoch, revision));
-                self.state = State::Leading { lease, revision, renewed_at: sent_at, renewing: None };
+                // An answer that took so long, or was overtaken by news of a successor, is worth nothing.
+                let in_time = now < sent_at + self.lease_time * 2 / 3;
+                let ours = self.seen.as_ref().and_then(|seen| seen.epoch.as_ref()).is_some_and(|(_, at)| *at == revision);
+                if in_time && ours {
+                    actions.push(Action::Lead(lease.epoch, revision));
+                    self.state = State::Leading { lease, revision, renewed_at: sent_at, renewing: None };
+                } else {
+                    self.retry_at = now + self.lease_time / 12;
+                }
             }
             (State::Leading { mut lease, revision, renewing: Some(sent_at), .. }, Outcome::Done(at)) => {
                 lease.counter += 1;
