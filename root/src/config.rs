@@ -152,12 +152,20 @@ pub struct LeadConfig {
     /// Operations that stay in a log behind what all replicas have committed, so that a replica that
     /// restarts or lags a little need not copy. Default 10,000.
     pub trim_keep: u64,
+    /// A log of this size is trimmed at what is committed, without a tail, and also where it is the
+    /// second copy of a single replica. Default 512 MiB, half of the engine's limit.
+    pub log_bytes_high: u64,
     /// Before a step that failed is tried again. Default 500 ms.
     pub retry: Duration,
 }
 
 impl Default for LeadConfig {
     fn default() -> Self {
-        Self { trim_interval: Duration::from_secs(5), trim_keep: 10_000, retry: Duration::from_millis(500) }
+        Self {
+            trim_interval: Duration::from_secs(5),
+            trim_keep: 10_000,
+            log_bytes_high: 512 << 20,
+            retry: Duration::from_millis(500),
+        }
     }
 }

@@ -97,6 +97,7 @@ impl From<trawl_cluster::Error> for Error {
             Engine::LogFull { .. } => {
                 Self::TooManyRequests { reason: error.to_string(), retry_after: Duration::from_secs(1) }
             }
+            Engine::TooLarge { .. } => Self::TooLarge(error.to_string()),
             Engine::Corrupt(_) => Self::Internal(error.to_string()),
             Engine::Unavailable(source) => Self::Unavailable(format!("{error}: {source}")),
             Engine::Fenced { .. } | Engine::NoSuchLog(_) | Engine::Trimmed { .. } | Engine::BadUrl { .. } => {

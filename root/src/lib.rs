@@ -1,10 +1,39 @@
 //! A root: HTTP, planning, scatter, gather, ingest, and the control plane when it leads.
+//!
+//! In reading order: what goes in and out ([`request`], [`error`]), the operations ([`Root`]), the way
+//! of a query (`search`, `plan`, `statistics`, `scatter`, `leaf_client`, [`gather`], `fetch`), of a
+//! write (`ingest`, `refresh`), of an index (`catalog`, `lifecycle`, `fields`), what is seen from
+//! outside (`health`, `status`, `metrics`), the leader (`lead`), and the process ([`node`]).
+
+pub mod error;
+pub mod request;
+
+mod root;
+
+mod fetch;
+pub mod gather;
+mod get;
+mod leaf_client;
+mod plan;
+mod scatter;
+mod search;
+mod statistics;
+
+mod ingest;
+mod refresh;
+
+mod catalog;
+mod fields;
+mod lifecycle;
+
+mod lead;
+
+mod health;
+mod metrics;
+mod status;
 
 pub mod aggregation;
 pub mod config;
-pub mod error;
-pub mod request;
-mod root;
 
 pub use config::Config;
 pub use error::Error;

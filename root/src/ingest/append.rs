@@ -1,0 +1,81 @@
+//! Batches into the shard logs.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use trawl_cluster::Error as EngineError;
+use trawl_cluster::shard_log::{Append, Appended};
+
+use super::batches::Batch;
+use crate::error::Error;
+use crate::root::Root;
+
+/// How often a log that is not there yet is looked for.
+const LOG_POLL: Duration = Duration::from_millis(50);
+
+/// Appends all batches in one call; results in their order. The log of a new index may have to be
+/// waited for.
+pub(super) async fn append(root: &Root, batches: &[Batch]) -> Vec<Result<Appended, Error>> {
+    let deadline = Instant::now() + root.config.write.append_wait_max;
+    let mut results: Vec<Option<Result<Appended, Error>>> = batches.iter().map(|_| None).collect();
+    loop {
+        let open: Vec<usize> = (0..batches.len()).filter(|at| results[*at].is_none()).collect();
+        if open.is_empty() {
+            break;
+        }
+        let answers = once(root, open.iter().map(|at| &batches[*at]).map(to_append).collect(), deadline).await;
+        for (at, answer) in open.iter().zip(answers) {
+            let exists = || root.viewer.view().uids.contains_key(&batches[*at].record.uid);
+            results[*at] = match answer {
+                Ok(appended) => Some(Ok(appended)),
+                Err(Refused::NoLog) if !exists() => Some(Err(Error::NoSuchIndex(batches[*at].record.name.clone()))),
+                Err(Refused::NoLog) if Instant::now() < deadline => None,
+                Err(Refused::NoLog) => Some(Err(Error::Unavailable(format!(
+                    "[{}][{}] has no log yet: nobody leads, or the leader is busy",
+                    batches[*at].record.name, batches[*at].shard.number
+                )))),
+                Err(Refused::For(error)) => Some(Err(error)),
+            };
+        }
+        if results.iter().any(Option::is_none) {
+            tokio::time::sleep(LOG_POLL).await;
+        }
+    }
+    results.into_iter().flatten().collect()
+}
+
+enum Refused {
+    NoLog,
+    For(Error),
+}
+
+impl From<EngineError> for Refused {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::NoSuchLog(_) => Self::NoLog,
+            error => Self::For(error.into()),
+        }
+    }
+}
+
+async fn once(root: &Root, batches: Vec<Append>, deadline: Instant) -> Vec<Result<Appended, Refused>> {
+    let count = batches.len();
+    let all = |error: Error| (0..count).map(|_| Err(Refused::For(error.clone()))).collect();
+    // When time runs out the batches may still become durable; the error says "not known", and a write
+    // with a key may be repeated.
+    match tokio::time::timeout_at(deadline, root.engine.log.append(batches)).await {
+        Ok(Ok(results)) => results.into_iter().map(|result| result.map_err(Refused::from)).collect(),
+        Ok(Err(error)) => all(error.into()),
+        Err(_) => all(Error::Unavailable("the cluster engine did not answer in time".to_owned())),
+    }
+}
+
+fn to_append(batch: &Batch) -> Append {
+    Append {
+        shard: batch.shard.clone(),
+        mapping_version: batch.record.mapping_version,
+        operations: batch.places.len() as u32,
+        body: batch.body.clone(),
+        message_id: batch.message_id.clone(),
+    }
+}

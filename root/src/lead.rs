@@ -1,0 +1,148 @@
+//! The control plane: what a root does while it holds the lease.
+//!
+//! Decisions are pure functions of the view ([`placement`]); the driver here carries them out one by
+//! one. Every step is small, can be repeated, and is fenced: its commit carries the guard that the
+//! lease is still ours at this epoch, its call of the log the epoch. A leader may die between any two
+//! steps; the next one sees in the view what is left to do.
+
+mod placement;
+mod removal;
+mod trim;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use trawl_cluster::catalog::{AssignmentRecord, keys};
+use trawl_cluster::store::{Guard, Revision, Write};
+use trawl_cluster::view::View;
+use trawl_cluster::{Error, Fence};
+use trawl_proto::Epoch;
+
+use self::placement::{Place, Step};
+use crate::root::Root;
+
+/// How long the view may take to show this leader's own commit before it decides again.
+const VIEW_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Leads whenever the lease is held, until `shutdown`.
+pub(crate) async fn run(
+    root: Arc<Root>,
+    mut leading: watch::Receiver<Option<Epoch>>,
+    fence: Fence,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let epoch = *leading.borrow_and_update();
+        root.metrics.leading.set(i64::from(epoch.is_some()));
+        let lead = async {
+            match epoch {
+                Some(epoch) => Leader { root: &root, fence: &fence, epoch }.lead().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            changed = leading.changed() => if changed.is_err() { break },
+            () = lead => {
+                // Fenced off: the lease will say so as well.
+                tracing::warn!(?epoch, "another root leads");
+                if leading.changed().await.is_err() { break }
+            }
+        }
+    }
+    root.metrics.leading.set(0);
+}
+
+struct Leader<'a> {
+    root: &'a Root,
+    fence: &'a Fence,
+    epoch: Epoch,
+}
+
+impl Leader<'_> {
+    /// Returns only when the epoch is known to be over.
+    ///
+    /// 1. Fence the logs: a predecessor's late calls are refused from here on.
+    /// 2. Decide on the present view, and carry the steps out.
+    /// 3. Wait for a new view, or for the time to trim.
+    async fn lead(&self) {
+        tracing::info!(epoch = %self.epoch, "leading");
+        while let Err(error) = self.root.engine.log.fence(self.epoch).await {
+            if matches!(error, Error::Fenced { .. }) {
+                return;
+            }
+            self.pause(&error).await;
+        }
+        let mut views = self.root.viewer.subscribe();
+        let mut trimmer = trim::Trimmer::default();
+        let mut trim_at = Instant::now() + self.root.config.lead.trim_interval;
+        loop {
+            let view = views.borrow_and_update().clone();
+            match self.act(&view).await {
+                Ok(()) => {}
+                Err(Error::Fenced { .. }) => return,
+                // Somebody else changed what was decided on; the next view shows it.
+                Err(Error::Conflict(guard)) => tracing::debug!(?guard, "step lost to another change"),
+                Err(error) => {
+                    self.pause(&error).await;
+                    continue;
+                }
+            }
+            tokio::select! {
+                changed = views.changed() => if changed.is_err() { std::future::pending().await },
+                () = tokio::time::sleep_until(trim_at) => {
+                    if let Err(error) = trimmer.round(self.root, self.epoch).await {
+                        if matches!(error, Error::Fenced { .. }) { return }
+                        tracing::warn!(%error, "logs cannot be trimmed now");
+                    }
+                    trim_at = Instant::now() + self.root.config.lead.trim_interval;
+                }
+            }
+        }
+    }
+
+    async fn act(&self, view: &View) -> Result<(), Error> {
+        let mut revision = None;
+        for step in placement::decide(view) {
+            revision = match step {
+                Step::Place(place) => Some(self.place(place).await?),
+                Step::Remove { index_uid, shards } => Some(self.remove(&index_uid, &shards).await?),
+            };
+        }
+        if let Some(revision) = revision {
+            self.root.viewer.at_least(revision, VIEW_TIMEOUT).await;
+        }
+        Ok(())
+    }
+
+    /// Makes the logs, then the assignments: a leaf never sees a shard without a log.
+    async fn place(&self, place: Place) -> Result<Revision, Error> {
+        let new: Vec<_> = place.shards.iter().filter(|shard| shard.revision.is_none()).map(|s| s.shard.clone()).collect();
+        if !new.is_empty() {
+            self.root.engine.log.create(self.epoch, &new).await?;
+        }
+        let mut guards = self.fence.guards(self.epoch)?;
+        guards.push(Guard::At(keys::index(&place.index), place.revision));
+        let mut writes = Vec::new();
+        for shard in place.shards {
+            let key = keys::assignment(&shard.shard);
+            guards.push(match shard.revision {
+                Some(revision) => Guard::At(key.clone(), revision),
+                None => Guard::Absent(key.clone()),
+            });
+            tracing::info!(index = place.index, shard = shard.shard.number, leaves = ?shard.leaves, "assigned");
+            let record = AssignmentRecord { format: 1, leaves: shard.leaves };
+            let value = serde_json::to_vec(&record).map_err(|error| Error::Corrupt(error.to_string()))?;
+            writes.push(Write::Put(key, value.into()));
+        }
+        self.root.engine.store.commit(&guards, &writes).await
+    }
+
+    async fn pause(&self, error: &Error) {
+        tracing::warn!(%error, epoch = %self.epoch, "the leader's step failed, it is tried again");
+        tokio::time::sleep(self.root.config.lead.retry).await;
+    }
+}

@@ -1,0 +1,235 @@
+//! The root's end of the wire: one lazily connected HTTP/2 channel per leaf process.
+//!
+//! A leaf's client is dropped when its record changes process or address. Whether its connection
+//! works is known at once, because the socket itself tells (see `connection`): planning asks leaves
+//! with a broken connection last, and health counts them as gone. Every call carries its deadline.
+
+mod connection;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Response, Status};
+use trawl_cluster::catalog::NodeRecord;
+use trawl_cluster::view::View;
+use trawl_proto::v1::failure::Kind;
+use trawl_proto::{NodeName, failure, failure_from_status, v1};
+
+pub use self::connection::ConnectionState;
+use self::connection::{Connector, Watched};
+use crate::config::LeavesConfig;
+
+/// The clients of all leaves.
+pub struct LeafClients {
+    config: LeavesConfig,
+    clients: RwLock<HashMap<NodeName, Arc<LeafClient>>>,
+}
+
+impl LeafClients {
+    /// No clients yet; they are made when asked for.
+    pub fn new(config: LeavesConfig) -> Self {
+        Self { config, clients: RwLock::default() }
+    }
+
+    /// The client for the process that a record describes; `None` when its address is not one.
+    pub fn client(&self, record: &NodeRecord) -> Option<Arc<LeafClient>> {
+        if let Some(client) = self.clients.read().get(&record.name)
+            && client.is_for(record)
+        {
+            return Some(client.clone());
+        }
+        let mut clients = self.clients.write();
+        match clients.get(&record.name) {
+            Some(client) if client.is_for(record) => Some(client.clone()),
+            _ => {
+                let client = Arc::new(LeafClient::new(record, &self.config)?);
+                clients.insert(record.name.clone(), client.clone());
+                Some(client)
+            }
+        }
+    }
+
+    /// The client of a leaf by name, on this view.
+    pub fn by_name(&self, view: &View, name: &NodeName) -> Option<Arc<LeafClient>> {
+        self.client(&view.leaf(name)?.record)
+    }
+
+    /// Drops clients of leaves that are registered no more, so that there are never more clients than
+    /// leaves.
+    pub fn retain(&self, view: &View) {
+        self.clients.write().retain(|name, client| view.leaf(name).is_some_and(|node| client.is_for(&node.record)));
+    }
+
+    /// Connects to every live leaf that is not connected and waits for the results. Called now and
+    /// then, so that a broken connection is known to work again without a search having to try.
+    pub async fn probe(&self, view: &View) {
+        let missing = view
+            .leaves()
+            .filter(|node| node.alive)
+            .filter_map(|node| self.client(&node.record))
+            .filter(|client| client.state() != ConnectionState::Connected);
+        futures::future::join_all(missing.map(|client| async move {
+            let nothing = v1::StatusRequest { index_uids: vec!["-".to_owned()], fields: false };
+            let timeout = self.config.connect_timeout * 2;
+            if let Err(failure) = client.status(nothing, timeout).await {
+                tracing::debug!(leaf = %client.name, reason = %failure.reason, "leaf cannot be reached");
+            }
+        }))
+        .await;
+    }
+}
+
+/// One leaf process.
+pub struct LeafClient {
+    name: NodeName,
+    process: String,
+    address: String,
+    rpc: v1::leaf_client::LeafClient<Channel>,
+    connection: Arc<Watched>,
+    in_flight: AtomicUsize,
+}
+
+macro_rules! calls {
+    ($($(#[$doc:meta])* $name:ident($request:ty) -> $response:ty;)*) => {
+        $($(#[$doc])*
+        ///
+        /// # Errors
+        /// Why the leaf as a whole gave no answer.
+        pub async fn $name(&self, request: $request, timeout: Duration) -> Result<$response, v1::Failure> {
+            let mut rpc = self.rpc.clone();
+            self.call(request, timeout, async move |request| rpc.$name(request).await).await
+        })*
+    };
+}
+
+impl LeafClient {
+    fn new(record: &NodeRecord, config: &LeavesConfig) -> Option<Self> {
+        let connection = Arc::new(Watched::default());
+        let channel = Endpoint::from_shared(format!("http://{}", record.grpc))
+            .inspect_err(|error| tracing::warn!(leaf = %record.name, address = %record.grpc, %error, "bad leaf address"))
+            .ok()?
+            .connect_timeout(config.connect_timeout)
+            .http2_keep_alive_interval(config.keep_alive_interval)
+            .keep_alive_timeout(config.keep_alive_timeout)
+            .keep_alive_while_idle(true)
+            .connect_with_connector_lazy(Connector::new(connection.clone(), config.connect_timeout));
+        Some(Self {
+            name: record.name.clone(),
+            process: record.process.clone(),
+            address: record.grpc.clone(),
+            rpc: v1::leaf_client::LeafClient::new(channel).max_decoding_message_size(config.answer_bytes_max),
+            connection,
+            in_flight: AtomicUsize::new(0),
+        })
+    }
+
+    fn is_for(&self, record: &NodeRecord) -> bool {
+        self.process == record.process && self.address == record.grpc
+    }
+
+    /// The leaf's name.
+    pub fn name(&self) -> &NodeName {
+        &self.name
+    }
+
+    /// The leaf process: new with every start.
+    pub fn process(&self) -> &str {
+        &self.process
+    }
+
+    /// Calls that wait for an answer.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether the connection works, as far as known.
+    pub fn state(&self) -> ConnectionState {
+        self.connection.state()
+    }
+
+    calls! {
+        /// The query phase.
+        search(v1::SearchRequest) -> v1::SearchResponse;
+        /// The fetch phase.
+        fetch(v1::FetchRequest) -> v1::FetchResponse;
+        /// Term statistics.
+        statistics(v1::StatisticsRequest) -> v1::StatisticsResponse;
+        /// Exact number of matches.
+        count(v1::CountRequest) -> v1::CountResponse;
+        /// Documents by id.
+        get(v1::GetRequest) -> v1::GetResponse;
+        /// Outcomes of operations.
+        outcomes(v1::OutcomesRequest) -> v1::OutcomesResponse;
+        /// Makes positions searchable.
+        refresh(v1::RefreshRequest) -> v1::RefreshResponse;
+        /// What the leaf holds.
+        status(v1::StatusRequest) -> v1::StatusResponse;
+    }
+
+    async fn call<Q, A>(
+        &self,
+        message: Q,
+        timeout: Duration,
+        send: impl AsyncFnOnce(Request<Q>) -> Result<Response<A>, Status>,
+    ) -> Result<A, v1::Failure> {
+        let _in_flight = InFlight::enter(&self.in_flight);
+        let start = Instant::now();
+        let mut request = Request::new(message);
+        request.set_timeout(timeout);
+        match send(request).await {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err(self.failure(&status, start.elapsed(), timeout)),
+        }
+    }
+
+    /// A call that the other side broke off looks like one that ran out of time, except that there
+    /// was time left; and a connection that broke looks like a defect of the leaf.
+    fn failure(&self, status: &Status, elapsed: Duration, timeout: Duration) -> v1::Failure {
+        let mut failure = failure_from_status(status);
+        let broken_off = matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded) && elapsed < timeout / 2;
+        if broken_off || (failure.kind() == Kind::Internal && std::error::Error::source(status).is_some()) {
+            failure.kind = Kind::Unavailable.into();
+        }
+        failure.reason = match failure.kind() {
+            Kind::Unavailable => format!("leaf {}: {}", self.name, innermost(status)),
+            Kind::Deadline => format!("leaf {} did not answer in time", self.name),
+            _ => failure.reason,
+        };
+        failure
+    }
+}
+
+/// The failure of a leaf that there is no client for.
+pub fn unknown_leaf(name: &NodeName) -> v1::Failure {
+    failure(Kind::Unavailable, format!("leaf {name} is not registered"))
+}
+
+fn innermost(status: &Status) -> String {
+    let mut source = std::error::Error::source(status);
+    let mut text = status.message().to_owned();
+    while let Some(error) = source {
+        text = error.to_string();
+        source = error.source();
+    }
+    text
+}
+
+/// Counts a call while it lives, also when it is cancelled.
+struct InFlight<'a>(&'a AtomicUsize);
+
+impl<'a> InFlight<'a> {
+    fn enter(counter: &'a AtomicUsize) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

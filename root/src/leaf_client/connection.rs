@@ -1,0 +1,190 @@
+//! A connector that keeps an eye on its socket: the state of a leaf's connection is known when the
+//! kernel knows it, not when the next call fails.
+//!
+//! The only file of the root that opens connections.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tonic::transport::Uri;
+use tower::Service;
+
+/// What is known of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionState {
+    /// Not tried yet.
+    Unknown,
+    /// Open.
+    Connected,
+    /// Closed by the other side, given up by keep-alive, or could not be opened.
+    Broken,
+}
+
+/// The shared state of one leaf's connection.
+#[derive(Debug, Default)]
+pub(super) struct Watched {
+    state: AtomicU8,
+    /// Number of the newest connection: the end of an older one changes nothing.
+    newest: AtomicU64,
+}
+
+impl Watched {
+    pub(super) fn state(&self) -> ConnectionState {
+        match self.state.load(Ordering::Acquire) {
+            0 => ConnectionState::Unknown,
+            1 => ConnectionState::Connected,
+            _ => ConnectionState::Broken,
+        }
+    }
+
+    fn opened(&self) -> u64 {
+        let number = self.newest.fetch_add(1, Ordering::AcqRel) + 1;
+        self.state.store(1, Ordering::Release);
+        number
+    }
+
+    fn failed(&self) {
+        self.state.store(2, Ordering::Release);
+    }
+
+    fn closed(&self, number: u64) {
+        if self.newest.load(Ordering::Acquire) == number {
+            self.failed();
+        }
+    }
+}
+
+/// Opens TCP connections with `TCP_NODELAY` and reports what becomes of them.
+#[derive(Clone)]
+pub(super) struct Connector {
+    watched: Arc<Watched>,
+    timeout: Duration,
+}
+
+impl Connector {
+    pub(super) fn new(watched: Arc<Watched>, timeout: Duration) -> Self {
+        Self { watched, timeout }
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<WatchedStream>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let Self { watched, timeout } = self.clone();
+        Box::pin(async move {
+            let stream = tokio::time::timeout(timeout, connect(&uri)).await;
+            match stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(stream) => {
+                    let number = watched.opened();
+                    Ok(TokioIo::new(WatchedStream { stream, watched, number }))
+                }
+                Err(error) => {
+                    watched.failed();
+                    Err(error)
+                }
+            }
+        })
+    }
+}
+
+async fn connect(uri: &Uri) -> io::Result<TcpStream> {
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// A stream whose end is noted. hyper drops it as soon as the connection is over for any reason.
+pub(super) struct WatchedStream {
+    stream: TcpStream,
+    watched: Arc<Watched>,
+    number: u64,
+}
+
+impl Drop for WatchedStream {
+    fn drop(&mut self) {
+        self.watched.closed(self.number);
+    }
+}
+
+impl AsyncRead for WatchedStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for WatchedStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    async fn wait_for(watched: &Watched, state: ConnectionState) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+        while watched.state() != state {
+            assert!(tokio::time::Instant::now() < deadline, "never became {state:?}");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn the_state_follows_the_socket() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri: Uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let watched = Arc::new(Watched::default());
+        let mut connector = Connector::new(watched.clone(), Duration::from_secs(1));
+        assert_eq!(watched.state(), ConnectionState::Unknown);
+
+        let first = connector.call(uri.clone()).await.unwrap();
+        wait_for(&watched, ConnectionState::Connected).await;
+        let second = connector.call(uri.clone()).await.unwrap();
+        drop(first);
+        assert_eq!(watched.state(), ConnectionState::Connected, "an older connection's end changes nothing");
+        drop(second);
+        assert_eq!(watched.state(), ConnectionState::Broken);
+
+        drop(listener);
+        assert!(connector.call(uri).await.is_err());
+        assert_eq!(watched.state(), ConnectionState::Broken);
+    }
+}

@@ -1,0 +1,102 @@
+//! What a root counts, for `/metrics`. Every name is documented where it is registered.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// The counters of one root. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Searches answered, in whatever way.
+    pub searches: Counter,
+    /// Searches that failed altogether.
+    pub searches_failed: Counter,
+    /// Searches whose answer lacks something.
+    pub searches_partial: Counter,
+    /// From arrival to answer.
+    pub search_seconds: Histogram,
+    /// Searches, counts and gets at work.
+    pub reads_in_flight: Gauge,
+    /// Shards asked again elsewhere after a failure.
+    pub leaf_retries: Counter,
+    /// Searches that had to ask for statistics first.
+    pub statistics_asked: Counter,
+    /// Searches scattered once more, because statistics or fields had changed.
+    pub searches_repeated: Counter,
+    /// Operations that became durable.
+    pub operations: Counter,
+    /// Operations that were refused or failed before they were durable.
+    pub operations_failed: Counter,
+    /// Durable operations whose outcome was not known in time.
+    pub operations_accepted: Counter,
+    /// Bytes of operations at work.
+    pub write_bytes_in_flight: Gauge,
+    /// From arrival to answer.
+    pub write_seconds: Histogram,
+    /// 1 while this root leads.
+    pub leading: Gauge,
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            searches: Counter::default(),
+            searches_failed: Counter::default(),
+            searches_partial: Counter::default(),
+            search_seconds: latency(),
+            reads_in_flight: Gauge::default(),
+            leaf_retries: Counter::default(),
+            statistics_asked: Counter::default(),
+            searches_repeated: Counter::default(),
+            operations: Counter::default(),
+            operations_failed: Counter::default(),
+            operations_accepted: Counter::default(),
+            write_bytes_in_flight: Gauge::default(),
+            write_seconds: latency(),
+            leading: Gauge::default(),
+        };
+        let registry = registry.sub_registry_with_prefix("trawl_root");
+        registry.register("searches", "Searches answered, in whatever way", metrics.searches.clone());
+        registry.register("searches_failed", "Searches that failed altogether", metrics.searches_failed.clone());
+        registry.register("searches_partial", "Searches whose answer lacks something", metrics.searches_partial.clone());
+        registry.register("search_seconds", "Time from a search's arrival to its answer", metrics.search_seconds.clone());
+        registry.register("reads_in_flight", "Searches, counts and gets at work", metrics.reads_in_flight.clone());
+        registry.register("leaf_retries", "Shards asked again elsewhere after a failure", metrics.leaf_retries.clone());
+        registry.register(
+            "statistics_asked",
+            "Searches that had to ask for term statistics first",
+            metrics.statistics_asked.clone(),
+        );
+        registry.register(
+            "searches_repeated",
+            "Searches scattered once more because statistics or fields had changed",
+            metrics.searches_repeated.clone(),
+        );
+        registry.register("operations", "Operations that became durable", metrics.operations.clone());
+        registry.register(
+            "operations_failed",
+            "Operations that were refused or failed before they were durable",
+            metrics.operations_failed.clone(),
+        );
+        registry.register(
+            "operations_accepted",
+            "Durable operations whose outcome was not known in time",
+            metrics.operations_accepted.clone(),
+        );
+        registry.register(
+            "write_bytes_in_flight",
+            "Bytes of operations that are being written",
+            metrics.write_bytes_in_flight.clone(),
+        );
+        registry.register("write_seconds", "Time from a write's arrival to its answer", metrics.write_seconds.clone());
+        registry.register("leading", "1 while this root leads", metrics.leading.clone());
+        metrics
+    }
+}
+
+/// 0.1 ms to 26 s in steps of a factor of two.
+fn latency() -> Histogram {
+    Histogram::new(exponential_buckets(0.0001, 2.0, 19))
+}

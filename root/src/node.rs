@@ -1,0 +1,181 @@
+//! A root process: everything put together, from the first look at the store to a clean end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::serve::ListenerExt;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use trawl_cluster::catalog::{NodeRecord, Role};
+use trawl_cluster::view::Viewer;
+use trawl_cluster::{Engine, Lease, Membership, lease};
+
+use crate::config::Config;
+use crate::http::{HttpLimits, router};
+use crate::root::Root;
+use crate::{lead, lifecycle};
+
+/// How long giving back the lease and leaving the membership may take.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the first look at the store may take before the root starts without it.
+const FIRST_VIEW_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a root cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The HTTP address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// As configured.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The HTTP server broke.
+    #[error("the HTTP server failed")]
+    Serve(#[source] io::Error),
+    /// The cluster engine refused the registration.
+    #[error("cannot register in the cluster")]
+    Register(#[source] trawl_cluster::Error),
+    /// Another process runs under the same name.
+    #[error("another process has registered under this root's name")]
+    Replaced,
+}
+
+/// A started root.
+pub struct RootNode {
+    root: Arc<Root>,
+    metrics: Arc<Registry>,
+    listener: TcpListener,
+    http_addr: SocketAddr,
+    membership: Membership,
+    lease: Lease,
+    tasks: TaskTracker,
+    /// Ends leading and membership, first.
+    leave: CancellationToken,
+    /// Ends everything else, last.
+    stop: CancellationToken,
+}
+
+impl RootNode {
+    /// Starts a root.
+    ///
+    /// 1. Listen, so that the address is known.
+    /// 2. Follow the store.
+    /// 3. Register as a member, and compete for the lease.
+    ///
+    /// # Errors
+    /// When the address is taken or the engine cannot be reached.
+    pub async fn start(config: Config, engine: Engine) -> Result<Self, Error> {
+        let address = config.http;
+        let listening = TcpListener::bind(address).await;
+        let listener = listening.map_err(|source| Error::Listen { address, source })?;
+        let http_addr = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
+        let (leave, stop) = (CancellationToken::new(), CancellationToken::new());
+        let viewer = Viewer::start(engine.store.clone(), config.lease_time, stop.clone());
+        let record = node_record(&config, http_addr);
+        let process = record.process.clone();
+        let membership = Membership::register(engine.store.clone(), record, config.lease_time, leave.clone());
+        let membership = membership.await.map_err(Error::Register)?;
+        let mut registry = Registry::default();
+        let root = Arc::new(Root::new(config, engine.clone(), viewer.clone(), &mut registry));
+        let candidate =
+            lease::Config { name: root.config.name.clone(), process, lease_time: root.config.lease_time };
+        let lease = Lease::run(engine.store, candidate, leave.clone());
+        let tasks = TaskTracker::new();
+        tasks.spawn(lead::run(root.clone(), lease.leading(), lease.fence(), leave.clone()));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(keep_connected(root.clone())));
+        let _ = tokio::time::timeout(FIRST_VIEW_TIMEOUT, viewer.ready()).await;
+        Ok(Self { root, metrics: Arc::new(registry), listener, http_addr, membership, lease, tasks, leave, stop })
+    }
+
+    /// Where HTTP is served.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http_addr
+    }
+
+    /// The operations, for use without HTTP.
+    pub fn root(&self) -> Arc<Root> {
+        self.root.clone()
+    }
+
+    /// Serves until `shutdown`.
+    ///
+    /// 1. Serve.
+    /// 2. At the shutdown give back the lease and leave the membership at once; take no new requests,
+    ///    let open ones end within the grace period.
+    /// 3. Stop following the store.
+    ///
+    /// # Errors
+    /// When the server breaks, or another process takes this root's name.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let ending = self.leave.clone();
+        let app = router(self.root.clone(), self.metrics.clone(), HttpLimits::default());
+        let listener = self.listener.tap_io(|stream| {
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "TCP_NODELAY cannot be set");
+            }
+        });
+        let server = axum::serve(listener, app).with_graceful_shutdown(ending.clone().cancelled_owned());
+        let server = server.into_future();
+        tokio::pin!(server);
+        let served = tokio::select! {
+            served = &mut server => served.map_err(Error::Serve),
+            () = self.membership.replaced() => Err(Error::Replaced),
+            () = shutdown.cancelled() => Ok(()),
+        };
+        ending.cancel();
+        let drained = async {
+            if served.is_ok() {
+                let _ = tokio::time::timeout(self.root.config.shutdown_grace, &mut server).await;
+            }
+        };
+        let left = async {
+            let left = async { tokio::join!(self.membership.stopped(), self.lease.stopped()) };
+            let _ = tokio::time::timeout(LEAVE_TIMEOUT, left).await;
+        };
+        tokio::join!(drained, left);
+        self.stop.cancel();
+        self.tasks.close();
+        let _ = tokio::time::timeout(LEAVE_TIMEOUT, self.tasks.wait()).await;
+        served
+    }
+}
+
+fn node_record(config: &Config, http: SocketAddr) -> NodeRecord {
+    NodeRecord {
+        format: 1,
+        name: config.name.clone(),
+        role: Role::Root,
+        process: uuid::Uuid::new_v4().simple().to_string(),
+        counter: 0,
+        grpc: String::new(),
+        http: Some(config.http_advertise.clone().unwrap_or_else(|| http.to_string())),
+        zone: None,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_ms: lifecycle::now_ms(),
+    }
+}
+
+/// Connects to leaves as they come, reconnects to those whose connection broke, and forgets those
+/// that are gone.
+async fn keep_connected(root: Arc<Root>) {
+    let mut ticks = tokio::time::interval(root.config.leaves.probe_interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut views = root.viewer.subscribe();
+    loop {
+        let view = views.borrow_and_update().clone();
+        root.leaves.retain(&view);
+        root.leaves.probe(&view).await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            changed = views.changed() => if changed.is_err() { std::future::pending().await },
+        }
+    }
+}
