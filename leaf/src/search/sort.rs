@@ -1,0 +1,506 @@
+//! The order of hits: sort keys, how documents get their values, and how values compare.
+//!
+//! Values compare the same on every shard: numbers by value whatever their type, numbers before
+//! booleans, dates, addresses and strings (a dynamic field may hold several kinds), strings bytewise.
+//! After the last key come `_tie` and `_id`, always.
+
+use std::cmp::Ordering;
+use std::net::Ipv6Addr;
+use std::sync::Arc;
+
+use tantivy::columnar::{DynamicColumn, StrColumn, TermOrdHit};
+use tantivy::{DocId, SegmentOrdinal};
+use trawl_data::mapping::FieldType;
+use trawl_proto::v1::{self, Failure, failure, sort_key, sort_value, value};
+
+use crate::ShardSearcher;
+use crate::columns::{Columns, Identity};
+use crate::schema::fields::Physical;
+
+/// A document's value for one sort key.
+#[derive(Clone, Debug)]
+pub enum Key {
+    /// No value.
+    Missing,
+    /// A whole number.
+    Long(i64),
+    /// A number.
+    Double(f64),
+    /// A boolean.
+    Boolean(bool),
+    /// Milliseconds since the epoch.
+    Date(i64),
+    /// An address.
+    Ip(Ipv6Addr),
+    /// A string.
+    Text(Arc<str>),
+    /// The score.
+    Score(f32),
+    /// `_tie`.
+    Tie(u64),
+}
+
+impl Key {
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Missing => 0,
+            Self::Long(_) | Self::Double(_) => 1,
+            Self::Boolean(_) => 2,
+            Self::Date(_) => 3,
+            Self::Ip(_) => 4,
+            Self::Text(_) => 5,
+            Self::Score(_) => 6,
+            Self::Tie(_) => 7,
+        }
+    }
+
+    /// Ascending; nothing is said of missing values.
+    pub fn compare(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Self::Long(a), Self::Long(b)) => a.cmp(b),
+            (Self::Double(a), Self::Double(b)) => compare_doubles(*a, *b),
+            (Self::Long(a), Self::Double(b)) => compare_mixed(*a, *b),
+            (Self::Double(a), Self::Long(b)) => compare_mixed(*b, *a).reverse(),
+            (Self::Boolean(a), Self::Boolean(b)) => a.cmp(b),
+            (Self::Date(a), Self::Date(b)) => a.cmp(b),
+            (Self::Ip(a), Self::Ip(b)) => a.cmp(b),
+            (Self::Text(a), Self::Text(b)) => a.cmp(b),
+            (Self::Score(a), Self::Score(b)) => a.total_cmp(b),
+            (Self::Tie(a), Self::Tie(b)) => a.cmp(b),
+            _ => self.kind().cmp(&other.kind()),
+        }
+    }
+
+    fn from_value(value: &v1::Value) -> Option<Self> {
+        Some(match value.kind.as_ref()? {
+            value::Kind::String(text) => Self::Text(text.as_str().into()),
+            value::Kind::Long(value) => Self::Long(*value),
+            value::Kind::Double(value) => Self::Double(*value),
+            value::Kind::Boolean(value) => Self::Boolean(*value),
+            value::Kind::DateMs(value) => Self::Date(*value),
+            value::Kind::Ip(bytes) => Self::Ip(super::interval::ip(bytes)?),
+        })
+    }
+
+    /// As it travels to the root.
+    pub fn to_proto(&self) -> v1::SortValue {
+        let value = |kind| sort_value::Kind::Value(v1::Value { kind: Some(kind) });
+        let kind = match self {
+            Self::Missing => sort_value::Kind::Null(true),
+            Self::Long(number) => value(value::Kind::Long(*number)),
+            Self::Double(number) => value(value::Kind::Double(*number)),
+            Self::Boolean(flag) => value(value::Kind::Boolean(*flag)),
+            Self::Date(ms) => value(value::Kind::DateMs(*ms)),
+            Self::Ip(address) => value(value::Kind::Ip(address.octets().to_vec().into())),
+            Self::Text(text) => value(value::Kind::String(text.to_string())),
+            Self::Score(score) => sort_value::Kind::Score(*score),
+            Self::Tie(tie) => sort_value::Kind::Tie(*tie),
+        };
+        v1::SortValue { kind: Some(kind) }
+    }
+}
+
+fn compare_doubles(a: f64, b: f64) -> Ordering {
+    a.partial_cmp(&b).unwrap_or_else(|| a.total_cmp(&b))
+}
+
+/// Exact also where an `i64` has more digits than a double.
+#[expect(clippy::cast_possible_truncation, reason = "the whole part is in range")]
+fn compare_mixed(long: i64, double: f64) -> Ordering {
+    if double.is_nan() || double >= 9_223_372_036_854_775_808.0 {
+        return Ordering::Less;
+    }
+    if double < -9_223_372_036_854_775_808.0 {
+        return Ordering::Greater;
+    }
+    let whole = double.trunc();
+    long.cmp(&(whole as i64)).then_with(|| whole.partial_cmp(&double).unwrap_or(Ordering::Equal))
+}
+
+/// Where a key's values come from.
+#[derive(Clone, Debug)]
+enum Source {
+    Score,
+    Tie,
+    Id,
+    /// Names of columns, and the type that users see.
+    Columns(Vec<String>, FieldType),
+}
+
+/// One sort key.
+#[derive(Clone, Debug)]
+struct SortKey {
+    source: Source,
+    descending: bool,
+    greatest: bool,
+    missing_first: bool,
+    missing: Option<Key>,
+}
+
+/// The order of hits.
+#[derive(Clone, Debug)]
+pub struct Order {
+    keys: Vec<SortKey>,
+}
+
+impl Order {
+    /// The order that a request asks for.
+    ///
+    /// # Errors
+    /// `INVALID` for a text field, which has no values to sort by.
+    pub fn new(searcher: &ShardSearcher, keys: &[v1::SortKey]) -> Result<Self, Failure> {
+        let keys = keys.iter().map(|key| SortKey::new(searcher, key)).collect::<Result<_, _>>()?;
+        Ok(Self { keys })
+    }
+
+    /// Whether this is the order of scores, best first, which block-max WAND can serve.
+    pub fn is_by_score(&self) -> bool {
+        let by_score = |key: &SortKey| matches!(key.source, Source::Score) && key.descending;
+        let mut keys = self.keys.iter();
+        keys.next().is_none_or(by_score)
+            && keys.next().is_none_or(|key| matches!(key.source, Source::Tie) && !key.descending)
+            && keys.next().is_none_or(|key| matches!(key.source, Source::Id) && !key.descending)
+            && keys.next().is_none()
+    }
+
+    /// Whether any key is the score.
+    pub fn needs_score(&self) -> bool {
+        self.keys.is_empty() || self.keys.iter().any(|key| matches!(key.source, Source::Score))
+    }
+
+    /// Number of keys.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The keys that hits have to come after.
+    ///
+    /// # Errors
+    /// `INVALID` when their number or kinds do not fit the sort.
+    pub fn after(&self, values: &[v1::SortValue]) -> Result<Option<Vec<Key>>, Failure> {
+        if values.is_empty() {
+            return Ok(None);
+        }
+        if values.len() != self.keys.len().max(1) {
+            return Err(invalid(format!(
+                "[search_after] has {} value(s) but sort has {}",
+                values.len(),
+                self.keys.len().max(1)
+            )));
+        }
+        let keys = values.iter().map(|value| {
+            match value.kind.as_ref() {
+                Some(sort_value::Kind::Null(_)) => Some(Key::Missing),
+                Some(sort_value::Kind::Score(score)) => Some(Key::Score(*score)),
+                Some(sort_value::Kind::Tie(tie)) => Some(Key::Tie(*tie)),
+                Some(sort_value::Kind::Value(value)) => Key::from_value(value),
+                None => None,
+            }
+            .ok_or_else(|| invalid("[search_after] has a malformed value"))
+        });
+        keys.collect::<Result<Vec<_>, _>>().map(Some)
+    }
+
+    /// Compares the keys of two documents; `Less` ranks first.
+    pub fn compare(&self, a: &[Key], b: &[Key]) -> Ordering {
+        self.keys
+            .iter()
+            .zip(a.iter().zip(b))
+            .map(|(key, (a, b))| key.compare(a, b))
+            .find(|ordering| ordering.is_ne())
+            .unwrap_or(Ordering::Equal)
+    }
+
+    /// What reads the keys of a segment's documents.
+    pub fn open<'a>(
+        &'a self,
+        searcher: &'a ShardSearcher,
+        segment: SegmentOrdinal,
+        identity: &'a Identity,
+    ) -> tantivy::Result<KeyReader<'a>> {
+        let mut readers = Vec::with_capacity(self.keys.len());
+        for key in &self.keys {
+            readers.push(match &key.source {
+                Source::Score => Reader::Score,
+                Source::Tie => Reader::Tie,
+                Source::Id => Reader::Id,
+                Source::Columns(names, field_type) => {
+                    let mut columns = Vec::new();
+                    for name in names {
+                        let opened: Columns = searcher.columns.get(&searcher.searcher, segment, name)?;
+                        columns.extend(opened.iter().cloned());
+                    }
+                    match <[DynamicColumn; 1]>::try_from(columns) {
+                        Ok([DynamicColumn::Str(column)]) if !matches!(field_type, FieldType::Ip) => {
+                            Reader::Text(TextReader::new(column))
+                        }
+                        Ok(one) => Reader::Columns(one.into(), field_type),
+                        Err(several) => Reader::Columns(several, field_type),
+                    }
+                }
+            });
+        }
+        Ok(KeyReader { keys: &self.keys, readers, identity })
+    }
+}
+
+impl SortKey {
+    fn new(searcher: &ShardSearcher, key: &v1::SortKey) -> Result<Self, Failure> {
+        let source = match key.by.as_ref() {
+            Some(sort_key::By::Score(_)) => Source::Score,
+            Some(sort_key::By::Tie(_)) => Source::Tie,
+            Some(sort_key::By::Id(_)) => Source::Id,
+            Some(sort_key::By::Field(field)) => field_source(searcher, field)?,
+            None => return Err(invalid("a sort key without what to sort by")),
+        };
+        let greatest = match key.mode() {
+            v1::sort_key::Mode::Min => false,
+            v1::sort_key::Mode::Max => true,
+            v1::sort_key::Mode::Unspecified => key.descending,
+        };
+        let missing = key.missing_value.as_ref().and_then(Key::from_value);
+        Ok(Self { source, descending: key.descending, greatest, missing_first: key.missing_first, missing })
+    }
+
+    fn compare(&self, a: &Key, b: &Key) -> Ordering {
+        match (a, b) {
+            (Key::Missing, Key::Missing) => Ordering::Equal,
+            (Key::Missing, _) => if self.missing_first { Ordering::Less } else { Ordering::Greater },
+            (_, Key::Missing) => if self.missing_first { Ordering::Greater } else { Ordering::Less },
+            (a, b) if self.descending => b.compare(a),
+            (a, b) => a.compare(b),
+        }
+    }
+
+    /// The value that counts of a document's.
+    fn choose(&self, best: Option<Key>, next: Key) -> Option<Key> {
+        let Some(best) = best else { return Some(next) };
+        let is_better = match next.compare(&best) {
+            Ordering::Less => !self.greatest,
+            Ordering::Greater => self.greatest,
+            Ordering::Equal => false,
+        };
+        Some(if is_better { next } else { best })
+    }
+}
+
+fn field_source(searcher: &ShardSearcher, field: &str) -> Result<Source, Failure> {
+    let Some(resolved) = searcher.fields.resolve(field) else {
+        // No document of this shard has a value.
+        return Ok(Source::Columns(Vec::new(), FieldType::Long));
+    };
+    if resolved.field_type.is_text() {
+        return Err(invalid(format!(
+            "Text fields are not optimised for operations that require per-document field data like aggregations and \
+             sorting, so these operations are disabled by default. Please use a keyword field instead. Alternatively, \
+             set fielddata=true on [{field}] in order to load field data by uninverting the inverted index. Note that \
+             this can use significant memory."
+        )));
+    }
+    let columns = resolved.parts.iter().filter(|part| !matches!(part, Physical::Text { .. }));
+    Ok(Source::Columns(columns.map(|part| part.column().to_owned()).collect(), resolved.field_type.clone()))
+}
+
+fn invalid(reason: impl Into<String>) -> Failure {
+    trawl_proto::failure(failure::Kind::Invalid, reason)
+}
+
+enum Reader<'a> {
+    Score,
+    Tie,
+    Id,
+    Text(TextReader),
+    Columns(Vec<DynamicColumn>, &'a FieldType),
+}
+
+/// Reads the keys of one segment's documents.
+pub struct KeyReader<'a> {
+    keys: &'a [SortKey],
+    readers: Vec<Reader<'a>>,
+    identity: &'a Identity,
+}
+
+impl KeyReader<'_> {
+    /// The document's keys.
+    pub fn keys(&mut self, doc: DocId, score: f32) -> tantivy::Result<Vec<Key>> {
+        let mut keys = Vec::with_capacity(self.keys.len());
+        for (key, reader) in self.keys.iter().zip(&mut self.readers) {
+            let found = match reader {
+                Reader::Score => Key::Score(score),
+                Reader::Tie => Key::Tie(self.identity.tie_of(doc)),
+                Reader::Id => Key::Text(self.identity.id_of(doc)?.into()),
+                Reader::Text(reader) => match reader.ordinal(key, doc) {
+                    Some(ordinal) => Key::Text(reader.text(ordinal)?),
+                    None => Key::Missing,
+                },
+                Reader::Columns(columns, field_type) => {
+                    let mut best = None;
+                    for column in columns.iter() {
+                        best = column_values(column, field_type, doc, best, key)?;
+                    }
+                    best.unwrap_or(Key::Missing)
+                }
+            };
+            keys.push(match (found, &key.missing) {
+                (Key::Missing, Some(missing)) => missing.clone(),
+                (found, _) => found,
+            });
+        }
+        Ok(keys)
+    }
+
+    /// How the document's first key compares with `other`, when that can be told without looking up a
+    /// string; `other` is asked for again and again.
+    pub fn compare_first(&mut self, doc: DocId, other: &Key) -> tantivy::Result<Option<Ordering>> {
+        let (Some(key), Some(Reader::Text(reader))) = (self.keys.first(), self.readers.first_mut()) else {
+            return Ok(None);
+        };
+        let (Some(ordinal), Key::Text(other)) = (reader.ordinal(key, doc), other) else { return Ok(None) };
+        let ordering = reader.compare(ordinal, other)?;
+        Ok(Some(if key.descending { ordering.reverse() } else { ordering }))
+    }
+}
+
+/// Strings of a segment by ordinal: equal order, so most documents are judged by ordinal alone.
+struct TextReader {
+    column: StrColumn,
+    last: Option<(u64, Arc<str>)>,
+    /// Strings compared with, and the ordinal that each has or would have here.
+    places: Vec<(Arc<str>, TermOrdHit)>,
+}
+
+impl TextReader {
+    fn new(column: StrColumn) -> Self {
+        Self { column, last: None, places: Vec::new() }
+    }
+
+    fn ordinal(&self, key: &SortKey, doc: DocId) -> Option<u64> {
+        let ordinals = self.column.term_ords(doc);
+        if key.greatest { ordinals.max() } else { ordinals.min() }
+    }
+
+    fn text(&mut self, ordinal: u64) -> tantivy::Result<Arc<str>> {
+        if let Some((last, text)) = &self.last
+            && *last == ordinal
+        {
+            return Ok(text.clone());
+        }
+        let mut text = String::new();
+        self.column.ord_to_str(ordinal, &mut text)?;
+        let text: Arc<str> = text.into();
+        self.last = Some((ordinal, text.clone()));
+        Ok(text)
+    }
+
+    fn compare(&mut self, ordinal: u64, other: &Arc<str>) -> tantivy::Result<Ordering> {
+        let known = self.places.iter().find(|(text, _)| Arc::ptr_eq(text, other)).map(|(_, place)| place);
+        let place = match known {
+            Some(TermOrdHit::Exact(at)) => TermOrdHit::Exact(*at),
+            Some(TermOrdHit::Next(at)) => TermOrdHit::Next(*at),
+            None => {
+                let place = self.column.dictionary().term_ord_or_next(other.as_bytes())?;
+                let kept = match &place {
+                    TermOrdHit::Exact(at) => TermOrdHit::Exact(*at),
+                    TermOrdHit::Next(at) => TermOrdHit::Next(*at),
+                };
+                // Two are compared with at a time: the worst kept and the one to come after.
+                if self.places.len() >= 4 {
+                    self.places.remove(0);
+                }
+                self.places.push((other.clone(), kept));
+                place
+            }
+        };
+        Ok(match place {
+            TermOrdHit::Exact(at) => ordinal.cmp(&at),
+            TermOrdHit::Next(at) => if ordinal < at { Ordering::Less } else { Ordering::Greater },
+        })
+    }
+}
+
+/// Takes a document's values of one column into account.
+fn column_values(
+    column: &DynamicColumn,
+    field_type: &FieldType,
+    doc: DocId,
+    mut best: Option<Key>,
+    key: &SortKey,
+) -> tantivy::Result<Option<Key>> {
+    match column {
+        DynamicColumn::I64(column) => {
+            for value in column.values_for_doc(doc) {
+                best = key.choose(best, long(value, field_type));
+            }
+        }
+        DynamicColumn::U64(column) => {
+            for value in column.values_for_doc(doc) {
+                #[expect(clippy::cast_precision_loss, reason = "beyond every i64")]
+                let number = i64::try_from(value).map_or(Key::Double(value as f64), |value| long(value, field_type));
+                best = key.choose(best, number);
+            }
+        }
+        DynamicColumn::F64(column) => {
+            for value in column.values_for_doc(doc) {
+                best = key.choose(best, double(value, field_type));
+            }
+        }
+        DynamicColumn::Bool(column) => {
+            for value in column.values_for_doc(doc) {
+                best = key.choose(best, Key::Boolean(value));
+            }
+        }
+        DynamicColumn::DateTime(column) => {
+            for value in column.values_for_doc(doc) {
+                best = key.choose(best, Key::Date(value.into_timestamp_millis()));
+            }
+        }
+        DynamicColumn::IpAddr(column) => {
+            for value in column.values_for_doc(doc) {
+                best = key.choose(best, Key::Ip(value));
+            }
+        }
+        DynamicColumn::Str(column) => {
+            let ordinals = column.term_ords(doc);
+            let Some(ordinal) = (if key.greatest { ordinals.max() } else { ordinals.min() }) else { return Ok(best) };
+            let mut text = String::new();
+            column.ord_to_str(ordinal, &mut text)?;
+            let address = matches!(field_type, FieldType::Ip).then(|| u128::from_str_radix(&text, 16).ok()).flatten();
+            let value = address.map_or_else(|| Key::Text(text.into()), |bits| Key::Ip(Ipv6Addr::from_bits(bits)));
+            best = key.choose(best, value);
+        }
+        DynamicColumn::Bytes(_) => {}
+    }
+    Ok(best)
+}
+
+/// The same number is the same key whether its segment happens to keep `i64` or `f64`.
+#[expect(clippy::cast_precision_loss, reason = "the field's values are doubles")]
+fn long(value: i64, field_type: &FieldType) -> Key {
+    if is_double(field_type) { Key::Double(value as f64) } else { Key::Long(value) }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "whole and in range")]
+fn double(value: f64, field_type: &FieldType) -> Key {
+    let is_whole = value.trunc() == value && value.abs() < 9_007_199_254_740_992.0;
+    if is_whole && !is_double(field_type) { Key::Long(value as i64) } else { Key::Double(value) }
+}
+
+fn is_double(field_type: &FieldType) -> bool {
+    matches!(field_type, FieldType::Double | FieldType::Float)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_compare_by_value_whatever_their_type() {
+        let long = Key::Long(9_007_199_254_740_993);
+        assert_eq!(long.compare(&Key::Double(9_007_199_254_740_992.0)), Ordering::Greater);
+        assert_eq!(Key::Long(2).compare(&Key::Double(2.5)), Ordering::Less);
+        assert_eq!(Key::Long(-2).compare(&Key::Double(-2.5)), Ordering::Greater);
+        assert_eq!(Key::Long(3).compare(&Key::Double(3.0)), Ordering::Equal);
+        assert_eq!(Key::Double(1e300).compare(&Key::Long(i64::MAX)), Ordering::Greater);
+        assert_eq!(Key::Long(1).compare(&Key::Text("0".into())), Ordering::Less);
+    }
+}
