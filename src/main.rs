@@ -1,1 +1,59 @@
-fn main() {}
+//! The one binary: parses the command line, sets up logging, runs one subcommand, exits.
+//!
+//! Exit codes: 0 done, 1 failed, 2 usage.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod config;
+mod demo;
+mod health;
+mod leaf;
+mod load;
+mod root;
+mod search;
+mod shutdown;
+mod telemetry;
+mod up;
+
+use std::process::ExitCode;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = match config::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    telemetry::start(&cli.log);
+    // TLS towards an https endpoint needs one process-wide provider; a second call changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("trawl: cannot start the async runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(run(cli));
+    // Blocking work that outlives its command (a stuck disk) must not hold the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("trawl: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Demo(args) => demo::run(args, &cli.log).await,
+        Command::Up(args) => up::run(args, &cli.log).await,
+        Command::Root(args) => root::run(args).await,
+        Command::Leaf(args) => leaf::run(args).await,
+        Command::Load(args) => load::run(args).await,
+        Command::Search(args) => search::run(args).await,
+        Command::Health(args) => health::run(args).await,
+    }
+}

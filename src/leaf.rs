@@ -1,0 +1,82 @@
+//! `trawl leaf`: one leaf process.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::Context;
+use prometheus_client::registry::Registry;
+use trawl_cluster::EngineOptions;
+use trawl_leaf::{Config, LeafNode};
+
+/// Runs a leaf: holds replicas of shards, tails their logs, answers searches of roots.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: trawl leaf --cluster sqlite:/var/lib/trawl/cluster --grpc 127.0.0.1:9301 \
+                        --data-dir /var/lib/trawl/leaf-0 --name leaf-0")]
+pub struct Args {
+    /// The cluster engine, for example sqlite:DIR
+    #[arg(long, env = "TRAWL_CLUSTER", value_name = "URL")]
+    pub cluster: String,
+
+    /// Address of the gRPC server
+    #[arg(long, env = "TRAWL_GRPC", value_name = "ADDR")]
+    pub grpc: SocketAddr,
+
+    /// Address that roots connect to, where it is not the one listened on
+    #[arg(long, env = "TRAWL_GRPC_ADVERTISED", value_name = "HOST:PORT")]
+    pub grpc_advertised: Option<String>,
+
+    /// Where the replicas are kept
+    #[arg(long, env = "TRAWL_DATA_DIR", value_name = "DIR")]
+    pub data_dir: PathBuf,
+
+    /// Address that serves /metrics, /livez and /readyz
+    #[arg(long, env = "TRAWL_METRICS", value_name = "ADDR")]
+    pub metrics: Option<SocketAddr>,
+
+    /// Failure zone; replicas of a shard are spread over zones
+    #[arg(long, env = "TRAWL_ZONE", value_name = "ZONE")]
+    pub zone: Option<String>,
+
+    /// Name, stable over restarts; from the host name when not given
+    #[arg(long, env = "TRAWL_NAME", value_name = "NAME")]
+    pub name: Option<String>,
+
+    /// Threads that search; the number of cores when not given
+    #[arg(long, env = "TRAWL_SEARCH_THREADS", value_name = "N")]
+    pub search_threads: Option<usize>,
+
+    /// Shard searches that may wait for a thread; one more is refused at once
+    #[arg(long, env = "TRAWL_SEARCH_QUEUE", default_value_t = 1_000, value_name = "N")]
+    pub search_queue: usize,
+}
+
+/// Runs until a signal comes.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let shutdown = crate::shutdown::token()?;
+    let name = crate::root::name_or_host(args.name);
+    let mut config = Config::new(name.as_str(), &args.data_dir);
+    config.grpc = args.grpc;
+    config.grpc_advertised = args.grpc_advertised;
+    config.zone = args.zone;
+    config.search_queue_max = args.search_queue;
+    if let Some(threads) = args.search_threads {
+        config.search_threads = threads.max(1);
+    }
+    let engine = trawl_cluster::connect(&args.cluster, &EngineOptions::default())
+        .await
+        .with_context(|| format!("cannot open the cluster engine {}", args.cluster))?;
+    let mut registry = Registry::with_prefix("trawl");
+    let node = LeafNode::start(config, engine, &mut registry)
+        .await
+        .with_context(|| format!("leaf {name} cannot start"))?;
+    tracing::info!(leaf = name, grpc = %node.grpc_addr(), "leaf started");
+    let metrics = async {
+        match args.metrics {
+            Some(address) => crate::telemetry::serve_metrics(address, Arc::new(registry), shutdown.clone()).await,
+            None => Ok(()),
+        }
+    };
+    let (served, measured) = tokio::join!(node.run(shutdown.clone()), metrics);
+    measured?;
+    served.with_context(|| format!("leaf {name} failed"))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,73 @@
+//! `trawl root`: one root process.
+
+use std::{net::SocketAddr, process::ExitCode};
+
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Server, server::TcpIncoming};
+use trawl_cluster::EngineOptions;
+use trawl_root::{Config, RootNode};
+
+/// Runs a root: serves HTTP, plans, scatters to the leaves and merges; one root leads.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: trawl root --cluster sqlite:/var/lib/trawl/cluster --http 127.0.0.1:9200 --name root-0")]
+pub struct Args {
+    /// The cluster engine, for example sqlite:DIR
+    #[arg(long, env = "TRAWL_CLUSTER", value_name = "URL")]
+    pub cluster: String,
+
+    /// Address of the HTTP server
+    #[arg(long, env = "TRAWL_HTTP", default_value = "127.0.0.1:9200", value_name = "ADDR")]
+    pub http: SocketAddr,
+
+    /// Address of a gRPC server with the standard health service (grpc.health.v1)
+    #[arg(long, env = "TRAWL_GRPC", value_name = "ADDR")]
+    pub grpc: Option<SocketAddr>,
+
+    /// Address that others reach the HTTP server under, where it is not the one listened on
+    #[arg(long, env = "TRAWL_HTTP_ADVERTISED", value_name = "HOST:PORT")]
+    pub http_advertised: Option<String>,
+
+    /// Name, stable over restarts; from the host name when not given
+    #[arg(long, env = "TRAWL_NAME", value_name = "NAME")]
+    pub name: Option<String>,
+}
+
+/// Runs until a signal comes.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let shutdown = crate::shutdown::token()?;
+    let name = name_or_host(args.name);
+    let mut config = Config::new(name.as_str(), args.http);
+    config.http_advertise = args.http_advertised;
+    let engine = trawl_cluster::connect(&args.cluster, &EngineOptions::default())
+        .await
+        .with_context(|| format!("cannot open the cluster engine {}", args.cluster))?;
+    let node = RootNode::start(config, engine).await.with_context(|| format!("root {name} cannot start"))?;
+    tracing::info!(root = name, http = %node.http_addr(), "root started");
+    let health = async {
+        match args.grpc {
+            Some(address) => serve_health(address, shutdown.clone()).await,
+            None => Ok(()),
+        }
+    };
+    let (served, healthy) = tokio::join!(node.run(shutdown.clone()), health);
+    healthy?;
+    served.with_context(|| format!("root {name} failed"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Answers "serving" for as long as the process runs.
+async fn serve_health(address: SocketAddr, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let (reporter, service) = tonic_health::server::health_reporter();
+    reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
+    let incoming = TcpIncoming::bind(address)
+        .with_context(|| format!("cannot listen on {address} for gRPC (--grpc)"))?
+        .with_nodelay(Some(true));
+    Server::builder().add_service(service).serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned()).await?;
+    Ok(())
+}
+
+/// The given name, or the host's.
+pub fn name_or_host(name: Option<String>) -> String {
+    name.or_else(|| nix::unistd::gethostname().ok()?.into_string().ok()).unwrap_or_else(|| "trawl".to_owned())
+}
