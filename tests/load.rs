@@ -1,0 +1,142 @@
+//! `trawl load` and `trawl search` as a person uses them, on files of many forms and conditions.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod harness;
+
+use std::{
+    io::Write,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use harness::{Client, Cluster, TRAWL};
+use serde_json::{Value, json};
+
+async fn trawl(arguments: &[&str], stdin: Option<&[u8]>) -> Output {
+    let mut command = Command::new(TRAWL);
+    command.args(["--log", "warn"]).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let bytes = stdin.unwrap_or_default().to_vec();
+    std::thread::spawn(move || input.write_all(&bytes));
+    tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap()
+}
+
+async fn load(cluster: &Cluster, index: &str, more: &[&str], files: &[&Path], stdin: Option<&[u8]>) -> (i32, String) {
+    let mut arguments = vec!["load", "--endpoint", &cluster.client.endpoint, "--index", index];
+    arguments.extend(more);
+    arguments.extend(files.iter().map(|path| path.to_str().unwrap()));
+    let output = trawl(&arguments, stdin).await;
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("trawl {}\n{text}", arguments.join(" "));
+    (output.status.code().unwrap(), text)
+}
+
+async fn count(client: &Client, index: &str) -> u64 {
+    client.post(&format!("/{index}/_refresh"), json!({})).await;
+    client.get(&format!("/{index}/_count")).await.body["count"].as_u64().unwrap()
+}
+
+fn ndjson(lines: usize) -> String {
+    (0..lines).map(|number| format!("{}\n", json!({"id": format!("n{number}"), "title": format!("boat {number}"), "length": number % 40}))).collect()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_format_is_found_out_loaded_and_searchable() {
+    let cluster = Cluster::start(1, 2).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let client = &cluster.client;
+
+    let plain = file("a.json", ndjson(1_000).as_bytes());
+    assert_eq!(load(&cluster, "plain", &["--id", "id"], &[&plain], None).await.0, 0);
+    assert_eq!(count(client, "plain").await, 1_000);
+    assert_eq!(client.get("/plain/_doc/n7").await.body["_source"]["title"], "boat 7");
+    assert_eq!(client.get("/plain/_settings").await.body["plain"]["settings"]["index"]["number_of_shards"], "2");
+    // The same again replaces, whether ids come from the documents or from their places.
+    assert_eq!(load(&cluster, "plain", &["--id", "id"], &[&plain], None).await.0, 0);
+    assert_eq!(count(client, "plain").await, 1_000);
+
+    let packed = file("b.bin", &gzip(ndjson(300).as_bytes()));
+    assert_eq!(load(&cluster, "packed", &[], &[&packed], None).await.0, 0);
+    assert_eq!(load(&cluster, "packed", &[], &[&packed], None).await.0, 0);
+    assert_eq!(count(client, "packed").await, 300);
+
+    let csv = file("c.csv", b"name,length,open\n\"Anna, the first\",12,true\nBertha,7,false\n");
+    assert_eq!(load(&cluster, "csv", &["--id", "name"], &[&csv], None).await.0, 0);
+    let answer = client.search("csv", json!({"query": {"range": {"length": {"gte": 10}}}})).await;
+    assert_eq!(harness::ids(&answer), ["Anna, the first"], "{answer}");
+
+    let packages = b"Package: trawl\nVersion: 1.0\nInstalled-Size: 10\nDescription: search cluster\n A long text about it.\n .\n More.\n\nPackage: net\nVersion: 2\nDescription: for fish\n";
+    let packages = file("Packages", packages);
+    assert_eq!(load(&cluster, "packages", &[], &[&packages], None).await.0, 0);
+    assert_eq!(client.get("/packages/_doc/trawl").await.body["found"], true);
+
+    let texts = folder.path().join("texts");
+    std::fs::create_dir(&texts).unwrap();
+    std::fs::write(texts.join("one.md"), "# Sonar\n\nHow a sonar works.\n").unwrap();
+    std::fs::write(texts.join("two.txt"), "Winches and nets").unwrap();
+    assert_eq!(load(&cluster, "texts", &[], &[&texts], None).await.0, 0);
+    assert_eq!(count(client, "texts").await, 2);
+
+    assert_eq!(load(&cluster, "piped", &[], &[Path::new("-")], Some(ndjson(50).as_bytes())).await.0, 0);
+    assert_eq!(count(client, "piped").await, 50);
+
+    let found = trawl(&["search", "--endpoint", &client.endpoint, "--index", "texts", "sonar"], None).await;
+    let text = String::from_utf8_lossy(&found.stdout).into_owned();
+    assert!(found.status.success() && text.contains("Sonar") && text.contains("1 hit"), "{text}");
+    let raw = trawl(&["search", "--endpoint", &client.endpoint, "--index", "texts", "--json", "sonar"], None).await;
+    let raw: Value = serde_json::from_slice(&raw.stdout).unwrap();
+    assert_eq!(raw["hits"]["total"]["value"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_input_is_reported_by_line_and_the_rest_is_loaded() {
+    let cluster = Cluster::start(1, 2).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut lines = ndjson(20).into_bytes();
+    lines.extend(b"{\"id\": \"broken\n");
+    lines.extend(b"{\"id\": \"utf\xff8\"}\n");
+    lines.extend(b"[1, 2]\n");
+    lines.extend(format!("{{\"title\": \"{}\"}}\n", "x".repeat(50 << 20)).into_bytes());
+    lines.extend(ndjson(30).into_bytes());
+    let path = folder.path().join("damaged.ndjson");
+    std::fs::write(&path, &lines).unwrap();
+    let (code, text) = load(&cluster, "damaged", &[], &[&path], None).await;
+    assert_eq!(code, 1);
+    for line in [21, 22, 23, 24] {
+        assert!(text.contains(&format!("damaged.ndjson:{line}")), "line {line}");
+    }
+    assert_eq!(count(&cluster.client, "damaged").await, 50);
+
+    let whole = gzip(ndjson(5_000).as_bytes());
+    let path = folder.path().join("cut.ndjson.gz");
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let (code, _) = load(&cluster, "cut", &[], &[&path], None).await;
+    assert_eq!(code, 1);
+    assert!((1_000..4_000).contains(&count(&cluster.client, "cut").await));
+
+    let mappings = json!({"properties": {"length": {"type": "integer"}}});
+    cluster.client.create_index("typed", 2, 0, mappings).await;
+    let (code, text) = load(&cluster, "typed", &[], &[Path::new("-")], Some(b"{\"length\": 1}\n{\"length\": \"long\"}\n{\"length\": 3}\n")).await;
+    assert_eq!(code, 1);
+    assert!(text.contains(":2") && text.contains("document_parsing_exception"), "{text}");
+    assert_eq!(count(&cluster.client, "typed").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_is_not_there_is_a_clear_error() {
+    let output = trawl(&["search", "--endpoint", "http://127.0.0.1:9", "boat"], None).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("127.0.0.1:9"), "{output:?}");
+}

@@ -1,0 +1,106 @@
+"""What an application does with the official Elasticsearch client, unmodified. Exits non-zero at the first surprise."""
+
+import sys
+
+from elasticsearch import BadRequestError, ConflictError, Elasticsearch, NotFoundError, helpers
+
+client = Elasticsearch(sys.argv[1], retry_on_timeout=False, request_timeout=30)
+
+
+def check(condition, *details):
+    if not condition:
+        raise AssertionError(details)
+
+
+info = client.info()
+check(info["version"]["number"].startswith("8."), info)
+check(client.ping())
+
+client.indices.create(
+    index="books",
+    settings={"number_of_shards": 2, "number_of_replicas": 1},
+    mappings={
+        "properties": {
+            "title": {"type": "text", "fields": {"raw": {"type": "keyword"}}},
+            "genre": {"type": "keyword"},
+            "year": {"type": "integer"},
+            "published": {"type": "date"},
+        }
+    },
+)
+check(client.indices.exists(index="books"))
+check(not client.indices.exists(index="films"))
+
+books = [
+    {"title": "The Sea Around Us", "genre": "science", "year": 1951, "published": "1951-07-02"},
+    {"title": "The Old Man and the Sea", "genre": "fiction", "year": 1952, "published": "1952-09-01"},
+    {"title": "Moby-Dick", "genre": "fiction", "year": 1851, "published": "1851-10-18"},
+    {"title": "Cod", "genre": "history", "year": 1997, "published": "1997-07-01"},
+]
+loaded, errors = helpers.bulk(
+    client, ({"_index": "books", "_id": str(number), "_source": book} for number, book in enumerate(books)), refresh=True
+)
+check((loaded, errors) == (4, []), loaded, errors)
+
+found = client.search(
+    index="books",
+    query={"match": {"title": "sea"}},
+    aggs={"genres": {"terms": {"field": "genre"}}, "years": {"stats": {"field": "year"}}},
+    highlight={"fields": {"title": {}}},
+)
+check(found["hits"]["total"] == {"value": 2, "relation": "eq"}, found)
+check(found["hits"]["hits"][0]["_id"] == "0", found)
+check("<em>Sea</em>" in found["hits"]["hits"][0]["highlight"]["title"][0], found)
+check(found["aggregations"]["years"]["max"] == 1952, found)
+check(sum(bucket["doc_count"] for bucket in found["aggregations"]["genres"]["buckets"]) == 2, found)
+
+page = client.search(index="books", sort=[{"year": "desc"}], size=2, source=["year"])
+check([hit["_source"] for hit in page["hits"]["hits"]] == [{"year": 1997}, {"year": 1952}], page)
+page = client.search(index="books", sort=[{"year": "desc"}], size=2, search_after=page["hits"]["hits"][-1]["sort"])
+check([hit["_id"] for hit in page["hits"]["hits"]] == ["0", "2"], page)
+
+written = client.index(index="books", id="9", document={"title": "Longitude", "year": 1995}, refresh="wait_for")
+check(written["result"] == "created" and written["_version"] == 1, written)
+check(client.get(index="books", id="9")["_source"]["year"] == 1995)
+try:
+    client.create(index="books", id="9", document={})
+    raise AssertionError("creating again has to conflict")
+except ConflictError as error:
+    check(error.body["error"]["type"] == "version_conflict_engine_exception", error.body)
+try:
+    client.index(index="books", document={"year": "soon"})
+    raise AssertionError("a word is no year")
+except BadRequestError as error:
+    check(error.body["error"]["type"] == "document_parsing_exception", error.body)
+check(client.delete(index="books", id="9", refresh=True)["result"] == "deleted")
+try:
+    client.get(index="books", id="9")
+    raise AssertionError("it was deleted")
+except NotFoundError as error:
+    check(error.body["found"] is False, error.body)
+try:
+    client.search(index="films", query={"match_all": {}})
+    raise AssertionError("there is no such index")
+except NotFoundError as error:
+    check(error.body["error"]["type"] == "index_not_found_exception", error.body)
+try:
+    client.search(index="books", query={"nearly": {}})
+    raise AssertionError("there is no such query")
+except BadRequestError as error:
+    check("nearly" in str(error.body), error.body)
+
+many = client.mget(index="books", ids=["1", "7"])
+check([document["found"] for document in many["docs"]] == [True, False], many)
+answers = client.msearch(searches=[{"index": "books"}, {"query": {"match_all": {}}}, {"index": "books"}, {"query": {"term": {"genre": "history"}}}])
+check([answer["hits"]["total"]["value"] for answer in answers["responses"]] == [4, 1], answers)
+check(client.count(index="books", query={"range": {"year": {"gte": 1900}}})["count"] == 3)
+client.indices.put_mapping(index="books", properties={"pages": {"type": "integer"}})
+check(client.indices.get_mapping(index="books")["books"]["mappings"]["properties"]["pages"] == {"type": "integer"})
+check(client.indices.get_settings(index="books")["books"]["settings"]["index"]["number_of_shards"] == "2")
+check(client.cluster.health(wait_for_status="green", timeout="30s")["status"] == "green")
+check(any(row["index"] == "books" for row in client.cat.indices(format="json")))
+check(len(client.cat.shards(index="books", format="json")) == 4)
+client.indices.refresh(index="books")
+client.indices.delete(index="books")
+check(not client.indices.exists(index="books"))
+print("official client: all answers as expected")

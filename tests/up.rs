@@ -1,0 +1,69 @@
+//! `trawl up` as a person or a script meets it.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod harness;
+
+use std::{process::Command, time::Duration};
+
+use harness::{Cluster, TRAWL, is_running, wait_until};
+use nix::{sys::signal::Signal, unistd::Pid};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_lists_its_children_restarts_what_dies_and_ends_within_ten_seconds() {
+    let mut cluster = Cluster::start(2, 3).await;
+    let names: Vec<String> = cluster.processes().into_iter().map(|process| process.name).collect();
+    assert_eq!(names, ["root-0", "root-1", "leaf-0", "leaf-1", "leaf-2"]);
+
+    for name in ["root-1", "leaf-1"] {
+        let before = cluster.process(name);
+        cluster.signal(name, Signal::SIGKILL);
+        wait_until("a new process", || async { cluster.process(name).pid != before.pid }).await;
+        assert_eq!(cluster.process(name).http, before.http, "a root keeps its address");
+    }
+    let root = &cluster.root_clients()[1];
+    wait_until("the root answers again", || async { root.try_send("GET", "/readyz", None, &[]).await.is_ok_and(|answer| answer.status == 200) })
+        .await;
+
+    let pids: Vec<i32> = cluster.processes().iter().map(|process| process.pid).collect();
+    let took = cluster.terminate().await;
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(!pids.into_iter().any(is_running));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_children_end_when_it_is_killed() {
+    let cluster = Cluster::start(1, 2).await;
+    let pids: Vec<i32> = cluster.processes().iter().map(|process| process.pid).collect();
+    nix::sys::signal::kill(Pid::from_raw(cluster.up_pid()), Signal::SIGKILL).unwrap();
+    wait_until("the children are gone", || async { !pids.iter().any(|pid| is_running(*pid)) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_is_used_once_at_a_time_and_never_with_fewer_leaves() {
+    let mut cluster = Cluster::start(1, 2).await;
+    let again = || {
+        let mut command = Command::new(TRAWL);
+        command.args(["up", "--http", "127.0.0.1:0", "--leaves", "1", "--data-dir"]).arg(cluster.data_dir());
+        command
+    };
+    let busy = again().output().unwrap();
+    assert_eq!(busy.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&busy.stderr).contains("in use"), "{busy:?}");
+    let mut fewer = again();
+    cluster.terminate().await;
+    let fewer = fewer.output().unwrap();
+    assert_eq!(fewer.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&fewer.stderr).contains("--leaves 2"), "{fewer:?}");
+}
+
+#[test]
+fn usage_errors_end_with_two_and_every_command_has_help_with_an_example() {
+    assert_eq!(Command::new(TRAWL).arg("fish").output().unwrap().status.code(), Some(2));
+    for command in ["demo", "up", "root", "leaf", "load", "search", "health"] {
+        let help = Command::new(TRAWL).args([command, "--help"]).output().unwrap();
+        assert_eq!(help.status.code(), Some(0), "{command}");
+        assert!(String::from_utf8_lossy(&help.stdout).contains("Example"), "{command}");
+    }
+    let version = Command::new(TRAWL).arg("--version").output().unwrap();
+    assert!(String::from_utf8_lossy(&version.stdout).starts_with("trawl "));
+}
