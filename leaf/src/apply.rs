@@ -43,7 +43,7 @@ const ID_BYTES_MAX: usize = 512;
 pub const APPLY_VERSION: u32 = 1;
 
 /// Gives a mapping version of the replica's index; called on blocking threads.
-pub type Mappings = Box<dyn FnMut(u64) -> Result<Mapping, Error> + Send>;
+pub type Mappings = Box<dyn FnMut(u64) -> Result<Mapping, Error> + Send + Sync>;
 
 /// Why applying stopped. Whatever it is, the core has to be opened again from its last commit.
 #[derive(Debug)]

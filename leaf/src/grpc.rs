@@ -104,48 +104,51 @@ fn parse_timeout(text: &str) -> Option<Duration> {
     })
 }
 
+/// The service as tonic serves it.
+pub struct LeafService(pub Arc<Service>);
+
 #[tonic::async_trait]
-impl Leaf for Arc<Service> {
+impl Leaf for LeafService {
     async fn search(&self, request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchResponse>, Status> {
-        let deadline = self.deadline(&request);
-        Ok(Response::new(read::search(self, request.into_inner(), deadline).await))
+        let deadline = self.0.deadline(&request);
+        Ok(Response::new(read::search(&self.0, request.into_inner(), deadline).await))
     }
 
     async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<v1::FetchResponse>, Status> {
-        let deadline = self.deadline(&request);
-        Ok(Response::new(read::fetch(self, request.into_inner(), deadline).await))
+        let deadline = self.0.deadline(&request);
+        Ok(Response::new(read::fetch(&self.0, request.into_inner(), deadline).await))
     }
 
     async fn statistics(
         &self,
         request: Request<v1::StatisticsRequest>,
     ) -> Result<Response<v1::StatisticsResponse>, Status> {
-        let deadline = self.deadline(&request);
-        Ok(Response::new(read::statistics(self, request.into_inner(), deadline).await))
+        let deadline = self.0.deadline(&request);
+        Ok(Response::new(read::statistics(&self.0, request.into_inner(), deadline).await))
     }
 
     async fn count(&self, request: Request<v1::CountRequest>) -> Result<Response<v1::CountResponse>, Status> {
-        let deadline = self.deadline(&request);
-        Ok(Response::new(read::count(self, request.into_inner(), deadline).await))
+        let deadline = self.0.deadline(&request);
+        Ok(Response::new(read::count(&self.0, request.into_inner(), deadline).await))
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        let deadline = self.deadline(&request);
-        Ok(Response::new(read::get(self, request.into_inner(), deadline).await))
+        let deadline = self.0.deadline(&request);
+        Ok(Response::new(read::get(&self.0, request.into_inner(), deadline).await))
     }
 
     async fn outcomes(&self, request: Request<v1::OutcomesRequest>) -> Result<Response<v1::OutcomesResponse>, Status> {
-        let deadline = self.deadline(&request);
-        Ok(Response::new(write::outcomes(self, request.into_inner(), deadline).await))
+        let deadline = self.0.deadline(&request);
+        Ok(Response::new(write::outcomes(&self.0, request.into_inner(), deadline).await))
     }
 
     async fn refresh(&self, request: Request<v1::RefreshRequest>) -> Result<Response<v1::RefreshResponse>, Status> {
-        let deadline = self.deadline(&request);
-        Ok(Response::new(write::refresh(self, request.into_inner(), deadline).await))
+        let deadline = self.0.deadline(&request);
+        Ok(Response::new(write::refresh(&self.0, request.into_inner(), deadline).await))
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
-        Ok(Response::new(write::status(self, request.into_inner())))
+        Ok(Response::new(write::status(&self.0, request.into_inner())))
     }
 }
 

@@ -12,6 +12,7 @@ pub mod config;
 pub mod error;
 pub mod fetch;
 pub mod grpc;
+pub mod highlight;
 pub mod index;
 pub mod metrics;
 pub mod node;

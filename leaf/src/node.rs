@@ -30,7 +30,7 @@ use self::directory::DataDir;
 use crate::apply::Mappings;
 use crate::config::Config;
 use crate::error::Error;
-use crate::grpc::Service;
+use crate::grpc::{LeafService, Service};
 use crate::metrics::Metrics;
 use crate::pins::Pins;
 use crate::pool::SearchPool;
@@ -149,7 +149,7 @@ impl LeafNode {
     /// When the server fails, or another process takes this leaf's name.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let server_stop = CancellationToken::new();
-        let leaf = LeafServer::new(self.service.clone()).max_decoding_message_size(self.shared.config.message_bytes_max);
+        let leaf = LeafServer::new(LeafService(self.service.clone())).max_decoding_message_size(self.shared.config.message_bytes_max);
         let server = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
