@@ -10,8 +10,12 @@
 //! - Bounds on dates are half a millisecond lower than asked. Doubles have steps of 256 ns at today's
 //!   nanoseconds, and dates are whole milliseconds, so this makes every comparison exact.
 
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 use tantivy::aggregation::Key;
 use tantivy::aggregation::agg_req::{Aggregation, AggregationVariants, Aggregations};
+use tantivy::aggregation::intermediate_agg_result::IntermediateAggregationResults;
 use tantivy::aggregation::bucket::{
     HistogramAggregation, HistogramBounds, RangeAggregation, RangeAggregationRange, TermsAggregation,
 };
@@ -36,13 +40,81 @@ pub const RANGE_KEY: &str = "range";
 /// A field name that no schema has: a column without any value.
 const NO_COLUMN: &str = "_none";
 
+/// What an aggregation has to know of a field's type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ValueKind {
+    /// Analysed text, which cannot be aggregated.
+    Text,
+    /// Strings.
+    Keyword,
+    /// Whole numbers of any width.
+    Long,
+    /// Numbers with fractions.
+    Double,
+    /// Booleans.
+    Boolean,
+    /// Dates.
+    Date,
+    /// Addresses.
+    Ip,
+}
+
+impl ValueKind {
+    /// Of a field's type.
+    pub fn of(field_type: &FieldType) -> Self {
+        match field_type {
+            FieldType::Text { .. } => Self::Text,
+            FieldType::Keyword { .. } => Self::Keyword,
+            FieldType::Long | FieldType::Integer | FieldType::Short | FieldType::Byte => Self::Long,
+            FieldType::Double | FieldType::Float => Self::Double,
+            FieldType::Boolean => Self::Boolean,
+            FieldType::Date { .. } => Self::Date,
+            FieldType::Ip => Self::Ip,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Keyword => "keyword",
+            Self::Long => "long",
+            Self::Double => "double",
+            Self::Boolean => "boolean",
+            Self::Date => "date",
+            Self::Ip => "ip",
+        }
+    }
+}
+
 /// Where an aggregation finds its values.
 #[derive(Clone, Debug)]
 pub struct AggregationField {
     /// The column's name.
     pub column: String,
-    /// The logical field's type.
-    pub field_type: FieldType,
+    /// What the logical field holds.
+    pub kind: ValueKind,
+}
+
+/// What one shard sends: its partial results, and what the fields are that they were made of, so that
+/// whoever merges need not know the mapping. In postcard on the wire.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Partial {
+    /// By logical field; a field that the shard does not know is not here.
+    pub kinds: BTreeMap<String, ValueKind>,
+    /// Tantivy's intermediate results.
+    pub results: IntermediateAggregationResults,
+}
+
+/// The logical field that an aggregation is of.
+pub fn field_of(aggregation: &v1::Aggregation) -> Option<&str> {
+    Some(match aggregation.kind.as_ref()? {
+        Kind::Terms(terms) => &terms.field,
+        Kind::Histogram(histogram) => &histogram.field,
+        Kind::DateHistogram(histogram) => &histogram.field,
+        Kind::Range(range) => &range.field,
+        Kind::Metric(metric) => &metric.field,
+        Kind::Cardinality(cardinality) => &cardinality.field,
+    })
 }
 
 /// An aggregation that cannot be carried out, with a sentence that names it.
@@ -129,15 +201,15 @@ fn variant(
         }
         Kind::Histogram(histogram) => {
             let field = find(&histogram.field, resolve)?;
-            check_numeric(&histogram.field, field.as_ref(), "histogram", true)?;
+            check_numeric(&histogram.field, field.as_ref(), "histogram")?;
             histogram_variant(name, histogram, field)
         }
         Kind::DateHistogram(histogram) => {
             let field = find(&histogram.field, resolve)?;
-            if let Some(AggregationField { field_type, .. }) = &field
-                && !matches!(field_type, FieldType::Date { .. })
+            if let Some(AggregationField { kind, .. }) = &field
+                && *kind != ValueKind::Date
             {
-                return Err(unsupported(&histogram.field, field_type, "date_histogram"));
+                return Err(unsupported(&histogram.field, *kind, "date_histogram"));
             }
             #[expect(clippy::cast_precision_loss, reason = "milliseconds of any date are exact")]
             let ms = |value: i64| value as f64;
@@ -172,7 +244,7 @@ fn find(
     resolve: &dyn Fn(&str) -> Option<AggregationField>,
 ) -> Result<Option<AggregationField>, AggregationError> {
     let found = resolve(field);
-    if found.as_ref().is_some_and(|found| found.field_type.is_text()) {
+    if found.as_ref().is_some_and(|found| found.kind == ValueKind::Text) {
         return Err(AggregationError(format!(
             "Text fields are not optimised for operations that require per-document field data like aggregations and \
              sorting, so these operations are disabled by default. Please use a keyword field instead. Alternatively, \
@@ -187,24 +259,18 @@ fn column(field: Option<AggregationField>) -> String {
     field.map_or_else(|| NO_COLUMN.to_owned(), |field| field.column)
 }
 
-fn unsupported(field: &str, field_type: &FieldType, aggregation: &str) -> AggregationError {
+fn unsupported(field: &str, kind: ValueKind, aggregation: &str) -> AggregationError {
     AggregationError(format!(
         "Field [{field}] of type [{}] is not supported for aggregation [{aggregation}]",
-        field_type.name()
+        kind.name()
     ))
 }
 
-fn check_numeric(
-    name: &str,
-    field: Option<&AggregationField>,
-    aggregation: &str,
-    dates: bool,
-) -> Result<(), AggregationError> {
-    match field.map(|field| &field.field_type) {
-        Some(field_type @ (FieldType::Keyword { .. } | FieldType::Boolean | FieldType::Ip)) => {
-            Err(unsupported(name, field_type, aggregation))
+fn check_numeric(name: &str, field: Option<&AggregationField>, aggregation: &str) -> Result<(), AggregationError> {
+    match field.map(|field| field.kind) {
+        Some(kind @ (ValueKind::Keyword | ValueKind::Boolean | ValueKind::Ip)) => {
+            Err(unsupported(name, kind, aggregation))
         }
-        Some(field_type @ FieldType::Date { .. }) if !dates => Err(unsupported(name, field_type, aggregation)),
         _ => Ok(()),
     }
 }
@@ -215,9 +281,8 @@ fn missing_key(
     field: Option<&AggregationField>,
 ) -> Result<Option<Key>, AggregationError> {
     let Some(kind) = missing.and_then(|value| value.kind.as_ref()) else { return Ok(None) };
-    let is_plain = field.is_none_or(|field| {
-        !matches!(field.field_type, FieldType::Date { .. } | FieldType::Boolean | FieldType::Ip)
-    });
+    let is_plain =
+        field.is_none_or(|field| !matches!(field.kind, ValueKind::Date | ValueKind::Boolean | ValueKind::Ip));
     match kind {
         value::Kind::String(text) if is_plain => Ok(Some(Key::Str(text.clone()))),
         value::Kind::Long(number) if is_plain => Ok(Some(Key::I64(*number))),
@@ -251,7 +316,7 @@ fn histogram_variant(
     histogram: &v1::HistogramAggregation,
     field: Option<AggregationField>,
 ) -> Result<AggregationVariants, AggregationError> {
-    if field.as_ref().is_some_and(|field| matches!(field.field_type, FieldType::Date { .. })) {
+    if field.as_ref().is_some_and(|field| field.kind == ValueKind::Date) {
         return Ok(AggregationVariants::Histogram(date_histogram(name, histogram, column(field))?));
     }
     check_histogram(name, histogram)?;
@@ -297,11 +362,11 @@ fn ranges(
     resolve: &dyn Fn(&str) -> Option<AggregationField>,
 ) -> Result<Vec<(String, AggregationVariants)>, AggregationError> {
     let field = find(&range.field, resolve)?;
-    check_numeric(&range.field, field.as_ref(), "range", true)?;
-    let field_type = field.as_ref().map(|field| field.field_type.clone());
-    let bound = |value: f64| match &field_type {
-        Some(FieldType::Date { .. }) => value * NANOS - HALF,
-        Some(FieldType::Double | FieldType::Float) | None => value,
+    check_numeric(&range.field, field.as_ref(), "range")?;
+    let kind = field.as_ref().map(|field| field.kind);
+    let bound = |value: f64| match kind {
+        Some(ValueKind::Date) => value * NANOS - HALF,
+        Some(ValueKind::Double) | None => value,
         // A whole number is at least 1.5 when it is at least 2.
         Some(_) => value.ceil(),
     };
@@ -345,9 +410,9 @@ fn metric_variant(
         Metric::Unspecified => return Err(AggregationError(format!("a metric on [{}] has no kind", metric.field))),
     };
     if metric.kind() != Metric::ValueCount {
-        check_numeric(&metric.field, field.as_ref(), name, true)?;
+        check_numeric(&metric.field, field.as_ref(), name)?;
     }
-    let is_date = field.as_ref().is_some_and(|field| matches!(field.field_type, FieldType::Date { .. }));
+    let is_date = field.as_ref().is_some_and(|field| field.kind == ValueKind::Date);
     let missing = metric.missing.map(|value| if is_date { value * NANOS } else { value });
     let field = column(field);
     Ok(match metric.kind() {
@@ -369,12 +434,11 @@ mod tests {
     use super::*;
 
     fn text(_: &str) -> Option<AggregationField> {
-        let field_type = FieldType::Text { analyzer: crate::analysis::Analyzer::Standard };
-        Some(AggregationField { column: "m0".to_owned(), field_type })
+        Some(AggregationField { column: "m0".to_owned(), kind: ValueKind::Text })
     }
 
     fn long(_: &str) -> Option<AggregationField> {
-        Some(AggregationField { column: "m1".to_owned(), field_type: FieldType::Long })
+        Some(AggregationField { column: "m1".to_owned(), kind: ValueKind::Long })
     }
 
     fn terms(name: &str) -> v1::Aggregation {

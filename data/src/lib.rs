@@ -3,6 +3,7 @@
 //! Everything here is a pure function of its input (but for the loader): leaves and roots agree on
 //! a document, a term or a shard because they ask the same code.
 
+pub mod aggregation;
 pub mod analysis;
 pub mod date;
 pub mod document;

@@ -3,13 +3,16 @@
 //! Bounded in memory by [`Limits`]; the collection itself, with its look at the clock, is in
 //! [`crate::search::collect`].
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
 use tantivy::aggregation::agg_req::Aggregations;
 use tantivy::aggregation::intermediate_agg_result::IntermediateAggregationResults;
 use tantivy::aggregation::{AggContextParams, AggregationError, AggregationLimitsGuard, AggregationSegmentCollector};
 use tantivy::collector::SegmentCollector;
 use tantivy::tokenizer::TokenizerManager;
 use tantivy::{DocId, SegmentOrdinal, SegmentReader};
-use trawl_data::aggregation::{AggregationField, to_tantivy};
+use trawl_data::aggregation::{AggregationField, Partial, ValueKind, to_tantivy};
 use trawl_proto::v1::{self, Failure, failure};
 
 use crate::ShardSearcher;
@@ -31,27 +34,34 @@ impl Default for Limits {
     }
 }
 
+/// A request's aggregations in physical names.
+pub struct Prepared {
+    /// As tantivy has them.
+    pub aggregations: Aggregations,
+    kinds: BTreeMap<String, ValueKind>,
+}
+
 /// The request's aggregations in physical names; `None` for none.
 ///
 /// # Errors
 /// `INVALID` for a field that cannot be aggregated, naming it.
-pub fn prepare(searcher: &ShardSearcher, aggregations: &[v1::Aggregation]) -> Result<Option<Aggregations>, Failure> {
+pub fn prepare(searcher: &ShardSearcher, aggregations: &[v1::Aggregation]) -> Result<Option<Prepared>, Failure> {
     if aggregations.is_empty() {
         return Ok(None);
     }
+    let kinds = RefCell::new(BTreeMap::new());
     let resolve = |field: &str| {
         let resolved = searcher.fields.resolve(field)?;
-        let field_type = resolved.field_type.clone();
-        // A text field is refused whatever is under its key.
-        if field_type.is_text() {
-            return Some(AggregationField { column: String::new(), field_type });
-        }
+        let kind = ValueKind::of(&resolved.field_type);
+        kinds.borrow_mut().insert(field.to_owned(), kind);
+        // A text field is refused whatever else is under its key; a field without parts has no values.
         let part = resolved.parts.iter().find(|part| !matches!(part, Physical::Text { .. }));
-        Some(AggregationField { column: part.map_or_else(|| "_none".to_owned(), |part| part.column().to_owned()), field_type })
+        let column = part.map_or("_none", Physical::column).to_owned();
+        Some(AggregationField { column, kind })
     };
-    to_tantivy(aggregations, &resolve)
-        .map(Some)
-        .map_err(|error| trawl_proto::failure(failure::Kind::Invalid, error.0))
+    let aggregations = to_tantivy(aggregations, &resolve)
+        .map_err(|error| trawl_proto::failure(failure::Kind::Invalid, error.0))?;
+    Ok(Some(Prepared { aggregations, kinds: kinds.into_inner() }))
 }
 
 /// Collects the aggregations of one segment.
@@ -98,15 +108,17 @@ pub fn merge(
     }
 }
 
-/// Partial results as they travel; empty when none were `wanted`.
+/// Partial results as they travel; empty when none were asked for.
 ///
 /// # Errors
 /// `INTERNAL` when they cannot be encoded.
-pub fn encode(merged: Option<IntermediateAggregationResults>, wanted: bool) -> Result<Vec<u8>, Failure> {
-    if !wanted {
-        return Ok(Vec::new());
-    }
-    postcard::to_stdvec(&merged.unwrap_or_default())
+pub fn encode(
+    merged: Option<IntermediateAggregationResults>,
+    prepared: Option<Prepared>,
+) -> Result<Vec<u8>, Failure> {
+    let Some(Prepared { kinds, .. }) = prepared else { return Ok(Vec::new()) };
+    let partial = Partial { kinds, results: merged.unwrap_or_default() };
+    postcard::to_stdvec(&partial)
         .map_err(|error| trawl_proto::failure(failure::Kind::Internal, format!("cannot encode aggregations: {error}")))
 }
 

@@ -74,13 +74,10 @@ fn document(
 ) -> Result<v1::Document, Failure> {
     let internal = |reason: String| trawl_proto::failure(failure::Kind::Internal, reason);
     let (segment, doc) = (address.segment_ord, address.doc_id);
-    let reader = searcher
-        .searcher
-        .segment_readers()
-        .get(segment as usize)
-        .filter(|reader| doc < reader.max_doc())
-        .ok_or_else(|| internal(format!("there is no document {doc} in segment {segment}")))?;
-    drop(reader);
+    let reader = searcher.searcher.segment_readers().get(segment as usize);
+    if reader.is_none_or(|reader| doc >= reader.max_doc()) {
+        return Err(internal(format!("there is no document {doc} in segment {segment}")));
+    }
     let number = |name: &str| number(searcher, segment, doc, name).map_err(|error| failed(&error));
     let mut document = v1::Document {
         id: hit.id.clone(),

@@ -144,7 +144,7 @@ fn run(
         hits_max: request.hits_max as usize,
         track_scores: request.track_scores,
         min_score: request.min_score,
-        aggregations: aggregations.as_ref(),
+        aggregations: aggregations.as_ref().map(|prepared| &prepared.aggregations),
         cancel,
     };
     let counts_only = request.hits_max == 0 && aggregations.is_none() && request.min_score.is_none();
@@ -155,16 +155,17 @@ fn run(
     };
     let counted = counted(&wanted, &collected, request.count_up_to)?;
 
+    let collected_hits = collected.hits;
     let mut result = v1::ShardSearchResult {
         fresh_statistics: if is_known { None } else { fresh },
         matched: counted.matched,
         matched_exact: counted.exact,
         max_score: collected.max_score,
         timed_out: collected.timed_out || counted.timed_out,
-        aggregations: aggregation::encode(collected.aggregations, aggregations.is_some())?.into(),
+        aggregations: aggregation::encode(collected.aggregations, aggregations)?.into(),
         ..Default::default()
     };
-    result.hits = hits(searcher, &order, &collected.hits).map_err(|error| failed(&error))?;
+    result.hits = hits(searcher, &order, &collected_hits).map_err(|error| failed(&error))?;
     if let Some(options) = &request.fetch {
         let addresses: Vec<v1::HitAddress> = result
             .hits

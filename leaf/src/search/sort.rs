@@ -1,8 +1,8 @@
 //! The order of hits: sort keys, how documents get their values, and how values compare.
 //!
-//! Values compare the same on every shard: numbers by value whatever their type, numbers before
-//! booleans, dates, addresses and strings (a dynamic field may hold several kinds), strings bytewise.
-//! After the last key come `_tie` and `_id`, always.
+//! Values compare the same on every shard, and as the root compares them when it merges: numbers by
+//! value whatever their type, dates and booleans as the numbers they are, then addresses, then strings
+//! bytewise (a dynamic field may hold several kinds). After the last key come `_tie` and `_id`, always.
 
 use std::cmp::Ordering;
 use std::net::Ipv6Addr;
@@ -44,9 +44,7 @@ impl Key {
     fn kind(&self) -> u8 {
         match self {
             Self::Missing => 0,
-            Self::Long(_) | Self::Double(_) => 1,
-            Self::Boolean(_) => 2,
-            Self::Date(_) => 3,
+            Self::Long(_) | Self::Double(_) | Self::Boolean(_) | Self::Date(_) => 1,
             Self::Ip(_) => 4,
             Self::Text(_) => 5,
             Self::Score(_) => 6,
@@ -57,17 +55,25 @@ impl Key {
     /// Ascending; nothing is said of missing values.
     pub fn compare(&self, other: &Self) -> Ordering {
         match (self, other) {
-            (Self::Long(a), Self::Long(b)) => a.cmp(b),
             (Self::Double(a), Self::Double(b)) => compare_doubles(*a, *b),
-            (Self::Long(a), Self::Double(b)) => compare_mixed(*a, *b),
-            (Self::Double(a), Self::Long(b)) => compare_mixed(*b, *a).reverse(),
-            (Self::Boolean(a), Self::Boolean(b)) => a.cmp(b),
-            (Self::Date(a), Self::Date(b)) => a.cmp(b),
+            (a, Self::Double(b)) if a.whole().is_some() => compare_mixed(a.whole().unwrap_or(0), *b),
+            (Self::Double(a), b) if b.whole().is_some() => compare_mixed(b.whole().unwrap_or(0), *a).reverse(),
             (Self::Ip(a), Self::Ip(b)) => a.cmp(b),
             (Self::Text(a), Self::Text(b)) => a.cmp(b),
             (Self::Score(a), Self::Score(b)) => a.total_cmp(b),
             (Self::Tie(a), Self::Tie(b)) => a.cmp(b),
-            _ => self.kind().cmp(&other.kind()),
+            (a, b) => match (a.whole(), b.whole()) {
+                (Some(a), Some(b)) => a.cmp(&b),
+                _ => a.kind().cmp(&b.kind()),
+            },
+        }
+    }
+
+    fn whole(&self) -> Option<i64> {
+        match self {
+            Self::Long(value) | Self::Date(value) => Some(*value),
+            Self::Boolean(value) => Some(i64::from(*value)),
+            _ => None,
         }
     }
 

@@ -1,0 +1,1 @@
+//! Merging one partial result or several gives the same.
