@@ -23,6 +23,9 @@ mod filters;
 mod language;
 mod words;
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use tantivy::tokenizer::{StopWordFilter, TextAnalyzer, TokenStream, TokenizerManager};
 
 pub use language::Language;
@@ -122,7 +125,10 @@ impl Analyzer {
 
     /// The terms of a text in order, exactly as a document's text is indexed.
     pub fn tokens(&self, text: &str) -> Vec<Token> {
-        let mut analyzer = self.text_analyzer();
+        // Making one costs more than analysing a query: stop words are hashed.
+        static MADE: LazyLock<HashMap<Analyzer, TextAnalyzer>> =
+            LazyLock::new(|| Analyzer::all().map(|analyzer| (analyzer, analyzer.text_analyzer())).collect());
+        let mut analyzer = MADE.get(self).cloned().unwrap_or_else(|| self.text_analyzer());
         let mut stream = analyzer.token_stream(text);
         let mut tokens = Vec::new();
         while stream.advance() {

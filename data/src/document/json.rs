@@ -25,6 +25,9 @@ pub(super) enum Kind {
     Null,
 }
 
+/// What to do with an entry of an object: called behind the key, moves behind the value.
+pub(super) type EachEntry<'a, 'f> = &'f mut dyn FnMut(&mut Parser<'a>, Cow<'a, str>, usize) -> Result<(), DocumentError>;
+
 /// A cursor over a document.
 pub(super) struct Parser<'a> {
     text: &'a str,
@@ -76,10 +79,7 @@ impl<'a> Parser<'a> {
 
     /// Moves behind the object that stands next; `each` is called behind every key and has to move
     /// behind its value. Given are the key and where it stands.
-    pub(super) fn object(
-        &mut self,
-        each: &mut dyn FnMut(&mut Self, Cow<'a, str>, usize) -> Result<(), DocumentError>,
-    ) -> Result<(), DocumentError> {
+    pub(super) fn object(&mut self, each: EachEntry<'a, '_>) -> Result<(), DocumentError> {
         self.enter()?;
         let mut keys = Keys::default();
         self.skip_space();
@@ -91,7 +91,7 @@ impl<'a> Parser<'a> {
                     return Err(self.unexpected("was expecting double-quote to start field name"));
                 }
                 let key = self.string()?;
-                if !keys.insert(&key) {
+                if !keys.insert(key.clone()) {
                     return Err(self.malformed(at, &format!("Duplicate field '{key}'")));
                 }
                 self.skip_space();
@@ -347,16 +347,16 @@ struct Keys<'a> {
 
 impl<'a> Keys<'a> {
     /// False when the key was there.
-    fn insert(&mut self, key: &Cow<'a, str>) -> bool {
+    fn insert(&mut self, key: Cow<'a, str>) -> bool {
         if self.few.len() < KEYS_SCANNED_MAX {
-            let new = !self.few.contains(key);
-            self.few.push(key.clone());
+            let new = !self.few.contains(&key);
+            self.few.push(key);
             return new;
         }
         if self.many.is_empty() {
             self.many.extend(self.few.iter().cloned());
         }
-        self.many.insert(key.clone())
+        self.many.insert(key)
     }
 }
 

@@ -216,7 +216,7 @@ impl<'m> Walk<'m> {
 
     /// As Elasticsearch counts: fields of the top level have depth 1.
     fn check_depth(&self, level: Level<'_>) -> Result<(), DocumentError> {
-        if level.depth + 1 <= DEPTH_MAX {
+        if level.depth < DEPTH_MAX {
             return Ok(());
         }
         Err(DocumentError::new(
