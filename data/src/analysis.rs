@@ -6,7 +6,7 @@
 //!
 //! | name | what it does |
 //! | --- | --- |
-//! | `standard` | words by Unicode UAX #29 ([`words`]), lower-cased |
+//! | `standard` | words by Unicode UAX #29 as Lucene takes them (see `analysis/words.rs`), lower-cased |
 //! | `simple` | runs of letters, lower-cased |
 //! | `stop` | `simple` without Lucene's 33 English stop words |
 //! | `whitespace` | runs of anything but white space, as written |

@@ -18,7 +18,7 @@ use trawl_proto::v1::{self, DynamicType};
 use crate::mapping::{Mapping, dynamic_bit};
 
 pub use crate::date::format_date;
-pub use query::{DateContext, Side, ip_network, parse_value, parse_value_at, range_bound};
+pub use query::parse_value;
 
 /// The most nested arrays and objects of a document, ignored parts included.
 pub const NESTING_MAX: usize = 100;

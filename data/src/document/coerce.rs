@@ -200,14 +200,14 @@ fn date(formats: &DateFormats, scalar: Scalar<'_>) -> Result<i64, Misfit> {
 }
 
 /// An address of either family as IPv6. A zone (`%eth0`) is not part of an address.
-pub(super) fn ip(text: &str) -> Option<Ipv6Addr> {
+fn ip(text: &str) -> Option<Ipv6Addr> {
     match text.parse::<IpAddr>().ok()? {
         IpAddr::V4(address) => Some(Ipv4Addr::to_ipv6_mapped(&address)),
         IpAddr::V6(address) => Some(address),
     }
 }
 
-pub(super) fn not_an_ip(text: &str) -> Misfit {
+fn not_an_ip(text: &str) -> Misfit {
     illegal(format!("'{text}' is not an IP string literal."))
 }
 

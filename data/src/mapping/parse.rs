@@ -114,7 +114,6 @@ fn node(path: &str, definition: &Map<String, Value>, depth: usize) -> Result<Nod
     match type_name {
         Some("object") => {}
         None if ["properties", "dynamic", "enabled", "subobjects"].iter().any(|key| definition.contains_key(*key)) => {}
-        None if definition.is_empty() => return Err(MappingError::parsing(format!("No type specified for field [{path}]"))),
         None => return Err(MappingError::parsing(format!("No type specified for field [{path}]"))),
         Some(name) => return Ok(Node { leaf: Some(leaf(path, name, definition)?), object: None }),
     }
@@ -185,9 +184,8 @@ fn field_type(path: &str, type_name: &str, definition: &Map<String, Value>, mult
     }
     for (key, value) in definition {
         let honoured = match (key.as_str(), &mut field_type) {
-            ("type", _) => true,
+            ("type", _) | ("analyzer", FieldType::Text { .. }) => true,
             ("fields", _) => !multi,
-            ("analyzer", FieldType::Text { .. }) => true,
             ("search_analyzer" | "search_quote_analyzer", FieldType::Text { analyzer }) => {
                 let wanted = named_analyzer(value)?;
                 if wanted != *analyzer {
@@ -200,33 +198,37 @@ fn field_type(path: &str, type_name: &str, definition: &Map<String, Value>, mult
                 true
             }
             ("ignore_above", FieldType::Keyword { ignore_above }) => {
-                *ignore_above = Some(characters(path, value)?);
-                // Elasticsearch's own default: no limit.
-                if *ignore_above == Some(i32::MAX as u32) {
-                    *ignore_above = None;
-                }
+                // Elasticsearch's own default means no limit.
+                *ignore_above = Some(characters(path, value)?).filter(|characters| *characters != i32::MAX as u32);
                 true
             }
             ("format", FieldType::Date { formats }) => {
                 *formats = date_formats(path, value)?;
                 true
             }
-            ("norms", FieldType::Text { .. }) | ("doc_values", FieldType::Keyword { .. }) => is_true(value),
-            ("fielddata", FieldType::Text { .. }) => is_false(value),
-            ("norms", FieldType::Keyword { .. }) => is_false(value),
-            ("index_options", FieldType::Text { .. }) => value == "positions",
-            ("index_options", FieldType::Keyword { .. }) => value == "docs",
-            (_, FieldType::Text { .. }) if key == "doc_values" => false,
-            ("coerce", kind) if kind.is_numeric() => is_true(value),
-            ("doc_values" | "index", _) => is_true(value),
-            ("store" | "ignore_malformed", _) => is_false(value),
-            _ => false,
+            (key, field_type) => states_what_is_true(key, value, field_type),
         };
         if !honoured {
             return Err(unknown_parameter(key, path, type_name));
         }
     }
     Ok(field_type)
+}
+
+/// Whether the parameter is one that Elasticsearch has for this type, at the value that holds here.
+fn states_what_is_true(key: &str, value: &Value, field_type: &FieldType) -> bool {
+    match (key, field_type) {
+        ("norms", FieldType::Text { .. }) => is_true(value),
+        ("index_options", FieldType::Text { .. }) => value == "positions",
+        ("fielddata", FieldType::Text { .. }) | ("norms", FieldType::Keyword { .. }) => is_false(value),
+        ("index_options", FieldType::Keyword { .. }) => value == "docs",
+        ("doc_values", field_type) => !field_type.is_text() && is_true(value),
+        ("coerce", field_type) => field_type.is_numeric() && is_true(value),
+        ("ignore_malformed", FieldType::Text { .. } | FieldType::Keyword { .. }) => false,
+        ("index", _) => is_true(value),
+        ("store" | "ignore_malformed", _) => is_false(value),
+        _ => false,
+    }
 }
 
 fn named_analyzer(value: &Value) -> Result<Analyzer, MappingError> {
