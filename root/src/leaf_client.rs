@@ -15,7 +15,7 @@ use parking_lot::RwLock;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 use trawl_cluster::catalog::NodeRecord;
-use trawl_cluster::view::View;
+use trawl_cluster::view::{View, Viewer};
 use trawl_proto::v1::failure::Kind;
 use trawl_proto::{NodeName, failure, failure_from_status, v1};
 
@@ -62,6 +62,21 @@ impl LeafClients {
     /// leaves.
     pub fn retain(&self, view: &View) {
         self.clients.write().retain(|name, client| view.leaf(name).is_some_and(|node| client.is_for(&node.record)));
+    }
+
+    /// Connects to leaves as they come, reconnects to those whose connection broke, and forgets those
+    /// that are gone, for ever.
+    pub async fn keep_connected(&self, viewer: &Viewer) {
+        let mut views = viewer.subscribe();
+        loop {
+            let view = views.borrow_and_update().clone();
+            self.retain(&view);
+            self.probe(&view).await;
+            tokio::select! {
+                () = tokio::time::sleep(self.config.probe_interval) => {}
+                changed = views.changed() => if changed.is_err() { std::future::pending().await },
+            }
+        }
     }
 
     /// Connects to every live leaf that is not connected and waits for the results. Called now and

@@ -38,3 +38,6 @@ pub mod config;
 pub use config::Config;
 pub use error::Error;
 pub use root::Root;
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,6 @@ use std::time::Duration;
 use axum::serve::ListenerExt;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trawl_cluster::catalog::{NodeRecord, Role};
@@ -90,7 +89,9 @@ impl RootNode {
         let lease = Lease::run(engine.store, candidate, leave.clone());
         let tasks = TaskTracker::new();
         tasks.spawn(lead::run(root.clone(), lease.leading(), lease.fence(), leave.clone()));
-        tasks.spawn(stop.clone().run_until_cancelled_owned(keep_connected(root.clone())));
+        let connected = root.clone();
+        let keep_connected = async move { connected.leaves.keep_connected(&connected.viewer).await };
+        tasks.spawn(stop.clone().run_until_cancelled_owned(keep_connected));
         let _ = tokio::time::timeout(FIRST_VIEW_TIMEOUT, viewer.ready()).await;
         Ok(Self { root, metrics: Arc::new(registry), listener, http_addr, membership, lease, tasks, leave, stop })
     }
@@ -160,22 +161,5 @@ fn node_record(config: &Config, http: SocketAddr) -> NodeRecord {
         zone: None,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_ms: lifecycle::now_ms(),
-    }
-}
-
-/// Connects to leaves as they come, reconnects to those whose connection broke, and forgets those
-/// that are gone.
-async fn keep_connected(root: Arc<Root>) {
-    let mut ticks = tokio::time::interval(root.config.leaves.probe_interval);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut views = root.viewer.subscribe();
-    loop {
-        let view = views.borrow_and_update().clone();
-        root.leaves.retain(&view);
-        root.leaves.probe(&view).await;
-        tokio::select! {
-            _ = ticks.tick() => {}
-            changed = views.changed() => if changed.is_err() { std::future::pending().await },
-        }
     }
 }
