@@ -200,7 +200,10 @@ impl Core {
         let searcher = self.index.reader.searcher();
         self.lookup = IdLookup::open(&searcher, &self.index.physical)?;
         let (fields, physical) = (self.fields.clone(), self.index.physical.clone());
-        Ok(Arc::new(ShardSearcher::new(self.shard.clone(), self.committed, searcher, fields, physical)))
+        let searcher = ShardSearcher::new(self.shard.clone(), self.committed, searcher, fields, physical);
+        // Every search needs these columns; the first one should not pay for them.
+        searcher.columns.identities(&searcher.searcher)?;
+        Ok(Arc::new(searcher))
     }
 
     /// Closes the writer when its merges are done. Everything has to be committed before.

@@ -67,11 +67,11 @@ impl ReplicaDir {
             }
             Err(error) => return Err(Error::io("read", pointer)(error)),
         };
-        self.clear(Some(&name))?;
         let path = self.root.join(&name);
         if name.is_empty() || !path.is_dir() {
             return Err(Error::Damaged(format!("{} names {name:?}, which is not there", pointer.display())));
         }
+        self.clear(Some(&name))?;
         Ok(Some(path))
     }
 

@@ -1,0 +1,382 @@
+//! A leaf over the real engine and the real wire.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::time::Instant;
+
+use prost::Message;
+use serde_json::json;
+use tonic::transport::Channel;
+use trawl_cluster::catalog::{AssignmentRecord, IndexRecord};
+use trawl_cluster::shard_log::{Append, Appended};
+use trawl_cluster::{EngineOptions, connect};
+use trawl_proto::v1::leaf_client::LeafClient;
+use trawl_proto::v1::operation::Kind;
+use trawl_proto::v1::outcome::Result as Came;
+use trawl_proto::v1::replica_status::State;
+use trawl_proto::v1::{self, Operation};
+use trawl_proto::{Epoch, NodeName};
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Cluster {
+    dir: tempfile::TempDir,
+    engine: Engine,
+}
+
+struct Leaf {
+    client: LeafClient<Channel>,
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<(), Error>>,
+}
+
+impl Cluster {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", dir.path().join("cluster").display());
+        let engine = connect(&url, &EngineOptions::default()).await.unwrap();
+        engine.log.fence(Epoch(1)).await.unwrap();
+        Self { dir, engine }
+    }
+
+    async fn create_index(&self, name: &str, uid: &str, shards: u32, refresh_interval_ms: Option<u64>) {
+        let record = IndexRecord {
+            format: 1,
+            name: name.to_owned(),
+            uid: uid.into(),
+            shards,
+            replicas: 0,
+            refresh_interval_ms,
+            mapping_version: 1,
+            created_ms: 0,
+        };
+        let mapping = json!({"properties": {"title": {"type": "text"}, "n": {"type": "long"}}});
+        let assignment = AssignmentRecord { format: 1, leaves: vec!["leaf-0".into()] };
+        let put = |key: String, value: Vec<u8>| Write::Put(key, value.into());
+        let mut writes = vec![
+            put(keys::index(name), serde_json::to_vec(&record).unwrap()),
+            put(keys::mapping(&record.uid, 1), serde_json::to_vec(&mapping).unwrap()),
+        ];
+        let shards: Vec<ShardKey> = record.shard_keys().collect();
+        for shard in &shards {
+            writes.push(put(keys::assignment(shard), serde_json::to_vec(&assignment).unwrap()));
+        }
+        self.engine.log.create(Epoch(1), &shards).await.unwrap();
+        self.engine.store.commit(&[], &writes).await.unwrap();
+    }
+
+    async fn delete_index(&self, name: &str, uid: &str, shards: u32) {
+        let mut writes = vec![Write::Delete(keys::index(name))];
+        writes.extend((0..shards).map(|number| Write::Delete(keys::assignment(&ShardKey::new(uid, number)))));
+        self.engine.store.commit(&[], &writes).await.unwrap();
+    }
+
+    async fn append(&self, shard: &ShardKey, operations: Vec<Operation>) -> Appended {
+        let append = Append {
+            shard: shard.clone(),
+            mapping_version: 1,
+            operations: operations.len() as u32,
+            body: v1::Batch { operations }.encode_to_vec().into(),
+            message_id: None,
+        };
+        self.engine.log.append(vec![append]).await.unwrap().pop().unwrap().unwrap()
+    }
+
+    fn config(&self) -> Config {
+        let mut config = Config::new(NodeName::from("leaf-0"), self.dir.path().join("leaf"));
+        config.search_threads = 1;
+        config.retry_min = Duration::from_millis(50);
+        config
+    }
+
+    async fn start(&self, config: Config) -> Leaf {
+        let node = LeafNode::start(config, self.engine.clone(), &mut Registry::default()).await.unwrap();
+        let client = LeafClient::connect(format!("http://{}", node.grpc_addr())).await.unwrap();
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(node.run(shutdown.clone()));
+        Leaf { client, shutdown, task }
+    }
+}
+
+impl Leaf {
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+
+    async fn status(&mut self, shard: &ShardKey) -> Option<v1::ReplicaStatus> {
+        let request = v1::StatusRequest { index_uids: vec![shard.index_uid.0.clone()], fields: true };
+        let response = self.client.status(request).await.unwrap().into_inner();
+        response.replicas.into_iter().find(|status| status.shard == Some(shard.into()))
+    }
+
+    async fn until_status(&mut self, shard: &ShardKey, good: impl Fn(&v1::ReplicaStatus) -> bool) -> v1::ReplicaStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status(shard).await;
+            if let Some(status) = &status
+                && good(status)
+            {
+                return status.clone();
+            }
+            assert!(Instant::now() < deadline, "{status:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn serving(&mut self, shard: &ShardKey) -> v1::ReplicaStatus {
+        self.until_status(shard, |status| status.state() == State::Serving).await
+    }
+
+    async fn outcomes(&mut self, shard: &ShardKey, appended: Appended) -> Vec<v1::Outcome> {
+        let request = v1::OutcomesRequest {
+            shard: Some(shard.into()),
+            incarnation: appended.incarnation.0,
+            first_seq: appended.first.0,
+            last_seq: appended.last.0,
+        };
+        let response = self.client.outcomes(request).await.unwrap().into_inner();
+        assert_eq!(response.failure, None);
+        response.outcomes
+    }
+
+    async fn refresh(&mut self, shard: &ShardKey, appended: Appended) -> Option<v1::Failure> {
+        let generation = v1::Generation { incarnation: appended.incarnation.0, seq: appended.last.0 };
+        let positions = vec![v1::Position { shard: Some(shard.into()), generation: Some(generation) }];
+        let response = self.client.refresh(v1::RefreshRequest { positions }).await.unwrap().into_inner();
+        response.shards[0].failure.clone()
+    }
+
+    async fn get(&mut self, shard: &ShardKey, ids: &[&str], realtime: bool) -> Vec<v1::Document> {
+        let request = v1::GetRequest {
+            shards: vec![v1::ShardGet {
+                shard: Some(shard.into()),
+                ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+            }],
+            options: Some(v1::FetchOptions { source: true, ..v1::FetchOptions::default() }),
+            realtime,
+        };
+        let response = self.client.get(request).await.unwrap().into_inner();
+        assert_eq!(response.shards[0].failure, None);
+        response.shards[0].documents.clone()
+    }
+
+    async fn search(&mut self, shard: &ShardKey, at_least_seq: u64) -> v1::ShardSearchResult {
+        let kind = v1::query::Kind::MatchAll(v1::MatchAll {});
+        let request = v1::SearchRequest {
+            indices: vec![v1::IndexSearch {
+                index_uid: shard.index_uid.0.clone(),
+                mapping_version: 1,
+                query: Some(v1::Query { kind: Some(kind), boost: None }),
+                shards: vec![v1::ShardSearch { shard: shard.number, statistics_generation: None, at_least_seq }],
+                statistics: None,
+            }],
+            hits_max: 10,
+            count_up_to: u64::MAX,
+            ..v1::SearchRequest::default()
+        };
+        let mut request = tonic::Request::new(request);
+        request.set_timeout(Duration::from_secs(10));
+        self.client.search(request).await.unwrap().into_inner().shards.remove(0)
+    }
+}
+
+fn index(id: &str, source: &serde_json::Value) -> Operation {
+    let source = source.to_string().into_bytes().into();
+    Operation { kind: Kind::Index.into(), id: id.to_owned(), source, ..Operation::default() }
+}
+
+async fn until(what: &str, good: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !good() {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn replica_path(config: &Config, uid: &str) -> std::path::PathBuf {
+    Path::new(&config.data_dir).join("shards").join(uid).join("0")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_is_applied_searched_and_there_after_a_restart() {
+    let cluster = Cluster::new().await;
+    cluster.create_index("books", "uid-1", 1, None).await;
+    let shard = ShardKey::new("uid-1", 0);
+    let mut leaf = cluster.start(cluster.config()).await;
+    leaf.serving(&shard).await;
+    let key = keys::serving(&shard, &"leaf-0".into());
+    let deadline = Instant::now() + PATIENCE;
+    while cluster.engine.store.get(&key).await.unwrap().is_none() {
+        assert!(Instant::now() < deadline, "no serving record");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    let operations = vec![
+        index("a", &json!({"title": "one", "n": 1})),
+        index("b", &json!({"title": "two", "n": "x"})),
+        index("a", &json!({"title": "three", "tag": "dynamic"})),
+    ];
+    let first = cluster.append(&shard, operations).await;
+    let outcomes = leaf.outcomes(&shard, first).await;
+    let came: Vec<_> = outcomes.iter().map(|outcome| (outcome.result(), outcome.version)).collect();
+    assert_eq!(came, [(Came::Created, 1), (Came::Rejected, 0), (Came::Updated, 2)]);
+    let error = outcomes[1].error.clone().unwrap();
+    assert_eq!(error.r#type, "document_parsing_exception");
+    assert!(error.reason.contains("in document with id 'b'"), "{}", error.reason);
+
+    // Nothing is committed yet: a search does not see it, a real-time get does.
+    assert_eq!(leaf.search(&shard, 0).await.matched, 0);
+    assert_eq!(leaf.get(&shard, &["a"], false).await[0].id, "");
+    let documents = leaf.get(&shard, &["a", "b"], true).await;
+    assert_eq!((documents[0].id.as_str(), documents[0].version, documents[0].seq), ("a", 2, 3));
+    assert_eq!(documents[1].id, "");
+    assert_eq!(leaf.search(&shard, 0).await.matched, 1);
+
+    let second = cluster.append(&shard, vec![index("c", &json!({"title": "read your writes"}))]).await;
+    let found = leaf.search(&shard, second.last.0).await;
+    assert_eq!((found.failure, found.matched), (None, 2));
+    let third = cluster.append(&shard, vec![index("d", &json!({"n": 4}))]).await;
+    assert_eq!(leaf.refresh(&shard, third).await, None);
+    let status = leaf.status(&shard).await.unwrap();
+    assert_eq!((status.documents, status.applied, status.committed), (3, 5, 5));
+    assert_eq!(status.dynamic_fields.iter().map(|field| field.path.as_str()).collect::<Vec<_>>(), ["tag"]);
+    let fourth = cluster.append(&shard, vec![index("e", &json!({"n": 5}))]).await;
+    leaf.outcomes(&shard, fourth).await;
+    leaf.stop().await;
+    assert_eq!(cluster.engine.store.get(&key).await.unwrap(), None);
+
+    let mut leaf = cluster.start(cluster.config()).await;
+    let status = leaf.serving(&shard).await;
+    assert_eq!((status.documents, status.committed), (4, 6));
+    leaf.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_append_is_found_and_committed_after_the_refresh_interval() {
+    let cluster = Cluster::new().await;
+    cluster.create_index("books", "uid-1", 2, Some(50)).await;
+    let shard = ShardKey::new("uid-1", 1);
+    let mut leaf = cluster.start(cluster.config()).await;
+    leaf.serving(&shard).await;
+    // Nobody calls the leaf about these.
+    for n in 0..20 {
+        cluster.append(&shard, vec![index(&format!("{n}"), &json!({"n": n}))]).await;
+    }
+    let status = leaf.until_status(&shard, |status| status.documents == 20).await;
+    assert_eq!((status.applied, status.committed), (20, 20));
+    leaf.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn directories_of_indices_that_are_gone_are_removed() {
+    let cluster = Cluster::new().await;
+    let config = cluster.config();
+    cluster.create_index("books", "uid-1", 1, Some(50)).await;
+    let mut leaf = cluster.start(config.clone()).await;
+    leaf.serving(&ShardKey::new("uid-1", 0)).await;
+    assert!(replica_path(&config, "uid-1").is_dir());
+    let error = LeafNode::start(config.clone(), cluster.engine.clone(), &mut Registry::default()).await;
+    assert!(matches!(error.err(), Some(Error::DataDirLocked(_))));
+    leaf.stop().await;
+
+    // Deleted and made again under the same name while the leaf was away.
+    cluster.delete_index("books", "uid-1", 1).await;
+    cluster.create_index("books", "uid-2", 1, Some(50)).await;
+    let mut leaf = cluster.start(config.clone()).await;
+    leaf.serving(&ShardKey::new("uid-2", 0)).await;
+    until("the old replica is still there", || !replica_path(&config, "uid-1").exists()).await;
+    assert_eq!(leaf.status(&ShardKey::new("uid-1", 0)).await, None);
+
+    // And while it is here.
+    cluster.delete_index("books", "uid-2", 1).await;
+    until("the replica is still there", || !replica_path(&config, "uid-2").exists()).await;
+    leaf.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_index_fails_with_a_reason_and_leaves_the_serving_set() {
+    let cluster = Cluster::new().await;
+    let config = cluster.config();
+    cluster.create_index("books", "uid-1", 1, Some(20)).await;
+    let shard = ShardKey::new("uid-1", 0);
+    let mut leaf = cluster.start(config.clone()).await;
+    leaf.serving(&shard).await;
+    leaf.stop().await;
+    let current = replica_path(&config, "uid-1").join("CURRENT");
+    let name = std::fs::read_to_string(&current).unwrap();
+    std::fs::write(&current, "index-77").unwrap();
+    let mut leaf = cluster.start(config.clone()).await;
+    let status = leaf.until_status(&shard, |status| status.state() == State::Failed).await;
+    assert!(status.reason.contains("index-77"), "{}", status.reason);
+    let failure = leaf.search(&shard, 0).await.failure.unwrap();
+    assert_eq!(failure.kind(), v1::failure::Kind::Unavailable);
+    // It is tried again by itself.
+    std::fs::write(&current, name).unwrap();
+    leaf.serving(&shard).await;
+    leaf.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_needs_more_spare_fields_is_made_again_while_it_serves() {
+    let cluster = Cluster::new().await;
+    cluster.create_index("books", "uid-1", 1, None).await;
+    let shard = ShardKey::new("uid-1", 0);
+    let mut leaf = cluster.start(cluster.config()).await;
+    leaf.serving(&shard).await;
+    let document = |from: usize| {
+        serde_json::Value::Object((from..from + 25).map(|n| (format!("f{n}"), json!(format!("word{n}")))).collect())
+    };
+    for (number, from) in [0, 25, 50, 75].into_iter().enumerate() {
+        let appended = cluster.append(&shard, vec![index(&number.to_string(), &document(from))]).await;
+        let outcomes = leaf.outcomes(&shard, appended).await;
+        assert_eq!(outcomes[0].result(), Came::Created);
+        if number % 2 == 0 {
+            assert_eq!(leaf.refresh(&shard, appended).await, None);
+        }
+        assert_eq!(leaf.status(&shard).await.unwrap().state(), State::Serving);
+    }
+    let found = leaf.search(&shard, 4).await;
+    assert_eq!((found.failure, found.matched), (None, 4));
+    assert_eq!(leaf.status(&shard).await.unwrap().dynamic_fields.len(), 100);
+    leaf.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_lost_its_tail_stops_the_replica() {
+    let cluster = Cluster::new().await;
+    cluster.create_index("books", "uid-1", 1, Some(10)).await;
+    let shard = ShardKey::new("uid-1", 0);
+    let mut leaf = cluster.start(cluster.config()).await;
+    leaf.serving(&shard).await;
+    cluster.append(&shard, vec![index("a", &json!({})), index("b", &json!({}))]).await;
+    leaf.until_status(&shard, |status| status.committed == 2).await;
+    cluster.engine.log.remove(Epoch(1), &[shard.clone()]).await.unwrap();
+    cluster.engine.log.create(Epoch(1), &[shard.clone()]).await.unwrap();
+    cluster.append(&shard, vec![index("c", &json!({}))]).await;
+    let status = leaf.until_status(&shard, |status| status.state() == State::Failed).await;
+    assert!(status.reason.contains("does not continue this replica"), "{}", status.reason);
+    leaf.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_shards_than_writers_take_turns() {
+    let cluster = Cluster::new().await;
+    let mut config = cluster.config();
+    config.writers_max = 1;
+    cluster.create_index("books", "uid-1", 3, Some(50)).await;
+    let mut leaf = cluster.start(config).await;
+    let shards: Vec<ShardKey> = (0..3).map(|number| ShardKey::new("uid-1", number)).collect();
+    for round in 0..3 {
+        for shard in &shards {
+            cluster.append(shard, vec![index(&format!("{round}"), &json!({"n": round}))]).await;
+        }
+    }
+    for shard in &shards {
+        leaf.until_status(shard, |status| status.documents == 3).await;
+    }
+    leaf.stop().await;
+}

@@ -116,6 +116,10 @@ impl Tail {
         *self.replica.broken.lock() = None;
         self.replica.searcher.store(Some(searcher));
         self.replica.publish(&core);
+        // A replica whose index was made again goes on serving what it served before.
+        if self.replica.progress.borrow().phase != Phase::Serving {
+            self.replica.set_phase(Phase::Recovering, "catching up with the log");
+        }
         Ok(Opened {
             tail: self,
             core: Some(core),
@@ -184,12 +188,17 @@ impl Opened<'_> {
             if self.commit_due().is_some_and(|due| due <= Instant::now()) {
                 self.commit().await?;
             }
+            self.serve_when_ready().await?;
             if shutdown.is_cancelled() {
                 break;
             }
             if rows.is_empty() {
-                self.settle().await?;
-                let until = self.commit_due().or(self.close_due());
+                if self.close_due().is_some_and(|due| due <= Instant::now()) {
+                    self.close().await?;
+                }
+                // Whoever holds a slot looks now and then whether others wait for it.
+                let look = self.slot.is_some().then(|| Instant::now() + SLOT_TIME);
+                let until = [self.commit_due(), self.close_due(), look].into_iter().flatten().min();
                 tokio::select! {
                     () = shutdown.cancelled() => break,
                     () = self.tail.replica.wake.notified() => {}
@@ -264,10 +273,10 @@ impl Opened<'_> {
         Ok(next?)
     }
 
-    /// Makes the index anew as the row at hand needs it; the replica is opened again afterwards.
+    /// Makes the index anew as the row at hand needs it; the replica is opened again afterwards. Its
+    /// last searcher goes on serving meanwhile.
     async fn remake(&mut self, stop: Stop) -> Result<Stop, Error> {
         let Some(core) = self.core.take() else { return Ok(stop) };
-        self.tail.replica.set_phase(Phase::Recovering, "the index is being made again");
         let stop = blocking(move || {
             match stop {
                 Stop::Spares(spares) => core.rebuild(spares)?,
@@ -310,10 +319,13 @@ impl Opened<'_> {
         }
     }
 
-    /// When an unused writer is closed.
+    /// When an unused writer is closed: at once when others wait for its slot.
     fn close_due(&self) -> Option<Instant> {
-        (self.slot.is_some() && self.pending_since.is_none())
-            .then(|| self.idle_since + self.tail.shared.config.writer_idle)
+        if self.slot.is_none() || self.pending_since.is_some() {
+            return None;
+        }
+        let is_wanted = self.tail.shared.writer_slots.contended();
+        Some(if is_wanted { self.idle_since } else { self.idle_since + self.tail.shared.config.writer_idle })
     }
 
     async fn commit(&mut self) -> Result<(), Error> {
@@ -347,16 +359,13 @@ impl Opened<'_> {
         Ok(())
     }
 
-    /// Enters the serving phase when caught up, and closes a writer that was idle for long.
-    async fn settle(&mut self) -> Result<(), Error> {
+    /// Enters the serving phase when everything that was in the log at opening is searchable.
+    async fn serve_when_ready(&mut self) -> Result<(), Error> {
         let replica = &self.tail.replica;
         if self.committed().seq >= self.target && replica.progress.borrow().phase != Phase::Serving {
             self.measure().await?;
             self.tail.replica.set_phase(Phase::Serving, "");
             tracing::info!(shard = %self.tail.replica.shard(), at = %self.committed(), "replica serves");
-        }
-        if self.close_due().is_some_and(|due| due <= Instant::now()) {
-            self.close().await?;
         }
         Ok(())
     }
