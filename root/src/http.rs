@@ -1,0 +1,172 @@
+//! The Elasticsearch REST API of a root: bytes in, typed requests down, typed answers up, bytes out.
+//!
+//! ```text
+//! request ─> router (this file) ─> routes ─> document | bulk | search | index | cat | cluster | …
+//!                                               │ body -> query, aggs, sort, fetch  (lowered per index)
+//!                                               v
+//!                                             Root
+//! answer  <─ respond (pretty, filter_path, headers) <─ render
+//! ```
+//!
+//! Nothing is silently ignored: an unknown path, parameter or key is a 400 (405) that names it.
+//! Every body is bounded, one by one and all together.
+
+pub mod aggs;
+mod body;
+mod bulk;
+mod call;
+mod cat;
+mod cluster;
+mod document;
+pub mod error;
+mod fetch;
+pub mod filter_path;
+mod index;
+mod info;
+pub mod json;
+mod keys;
+mod mapping;
+mod mget;
+mod msearch;
+pub mod params;
+mod position;
+pub mod query;
+pub mod query_string;
+mod render;
+mod respond;
+mod routes;
+mod search;
+mod search_body;
+mod settings;
+mod sort;
+
+use std::{any::Any, sync::Arc, time::Instant};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    response::Response,
+};
+use http::{HeaderMap, Method, StatusCode};
+use prometheus_client::registry::Registry;
+use tower::ServiceBuilder;
+use tower_http::{
+    catch_panic::CatchPanicLayer, compression::CompressionLayer, decompression::RequestDecompressionLayer,
+};
+use tracing::{debug, error};
+
+use self::{
+    body::{BodyReader, InFlight},
+    call::Call,
+    error::ApiError,
+    params::Params,
+    respond::{Answer, PRODUCT, respond},
+};
+use crate::root::Root;
+
+/// Bounds of what HTTP clients may cost.
+#[derive(Clone, Debug)]
+pub struct HttpLimits {
+    /// Largest request body after decompression. Default 100 MiB.
+    pub body_bytes_max: usize,
+    /// All request bodies held at once; more answers 429. Default 512 MiB.
+    pub in_flight_bytes_max: usize,
+    /// Searches in one `_msearch` that run at once. Default 8.
+    pub msearch_concurrency_max: usize,
+    /// Searches in one `_msearch`. Default 1,000.
+    pub msearch_items_max: usize,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: 100 << 20,
+            in_flight_bytes_max: 512 << 20,
+            msearch_concurrency_max: 8,
+            msearch_items_max: 1_000,
+        }
+    }
+}
+
+/// What every handler can reach.
+pub(crate) struct Shared {
+    pub(crate) root: Arc<Root>,
+    pub(crate) metrics: Arc<Registry>,
+    pub(crate) limits: HttpLimits,
+    bodies: InFlight,
+}
+
+/// The whole API as a service.
+pub fn router(root: Arc<Root>, metrics: Arc<Registry>, limits: HttpLimits) -> Router {
+    let bodies = InFlight::new(limits.in_flight_bytes_max);
+    let shared = Arc::new(Shared { root, metrics, limits, bodies });
+    let layers = ServiceBuilder::new()
+        .map_response(|mut response: Response<_>| {
+            response.headers_mut().insert(PRODUCT.0, PRODUCT.1);
+            response
+        })
+        .layer(CompressionLayer::new())
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(RequestDecompressionLayer::new());
+    Router::new().fallback(serve).with_state(shared).layer(layers)
+}
+
+/// One request's way:
+/// 1. parse the query string,
+/// 2. find the route by path, then by method,
+/// 3. refuse unknown parameters,
+/// 4. read the body within the limits,
+/// 5. run the handler,
+/// 6. render its answer.
+async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let started = Instant::now();
+    let (parts, body) = request.into_parts();
+    let params = Params::parse(parts.uri.query().unwrap_or_default());
+    let answer = handle(&shared, &parts.method, parts.uri.path(), &params, &parts.headers, body).await;
+    let answer = answer.unwrap_or_else(Answer::from);
+    debug!(
+        method = %parts.method,
+        path = parts.uri.path(),
+        status = answer.status.as_u16(),
+        took_us = started.elapsed().as_micros() as u64,
+        "request"
+    );
+    respond(answer, &parts.method, &params, &parts.headers)
+}
+
+async fn handle(
+    shared: &Arc<Shared>,
+    method: &Method,
+    path: &str,
+    params: &Params,
+    headers: &HeaderMap,
+    body: axum::body::Body,
+) -> Result<Answer, ApiError> {
+    let (route, segments) = routes::find(method, path)?;
+    params.check(path, route.params)?;
+    let reader = BodyReader { limits: &shared.limits, in_flight: &shared.bodies, route, method, path };
+    let body = reader.read(headers, body).await?;
+    let call = Call {
+        shared: Arc::clone(shared),
+        segments,
+        params: params.clone(),
+        headers: headers.clone(),
+        body: body.bytes,
+    };
+    // The permit lives as long as the handler, which is how long the body can.
+    let answer = (route.run)(call).await;
+    drop(body.permit);
+    answer
+}
+
+/// A defect fails the one request that met it.
+fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let reason = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    error!(reason, "a request handler panicked");
+    let answer = ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "exception", "internal error: see the log");
+    respond(answer.into(), &Method::GET, &Params::default(), &HeaderMap::new())
+}

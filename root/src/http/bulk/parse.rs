@@ -1,0 +1,322 @@
+//! The NDJSON of `_bulk`, line by line.
+
+use bytes::Bytes;
+use trawl_proto::v1::{self, operation::Kind};
+
+use super::super::{
+    document::check_id,
+    error::illegal,
+    json::{self, Json, Members},
+    keys,
+};
+use crate::error::Error;
+
+/// What an action line asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Index,
+    Create,
+    Delete,
+    Update,
+}
+
+impl Action {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Index => "index",
+            Self::Create => "create",
+            Self::Delete => "delete",
+            Self::Update => "update",
+        }
+    }
+}
+
+/// One action with its document.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) action: Action,
+    pub(super) index: String,
+    pub(super) id: String,
+    /// What to write, or why not.
+    pub(super) operation: Result<v1::Operation, Error>,
+}
+
+/// Parses a whole body.
+///
+/// # Errors
+/// What makes the request as a whole malformed; what concerns one document is in its entry.
+pub(super) fn parse(body: &Bytes, index: Option<&str>, routing: Option<&str>) -> Result<Vec<Entry>, Error> {
+    if body.trim_ascii().is_empty() {
+        return Err(Error::invalid("parse_exception", "request body is required"));
+    }
+    if body.last() != Some(&b'\n') {
+        return Err(illegal("The bulk request must be terminated by a newline [\\n]"));
+    }
+    let mut lines = Lines { body, at: 0, number: 0 };
+    let mut entries = Vec::new();
+    while let Some(line) = lines.next() {
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let number = lines.number;
+        let head = Head::parse(&line, number, index, routing)?;
+        let source = if head.action == Action::Delete {
+            Bytes::new()
+        } else {
+            lines.next().ok_or_else(|| {
+                illegal(format!("Malformed content, the action on line [{number}] is not followed by its document"))
+            })?
+        };
+        entries.push(head.entry(source)?);
+    }
+    if entries.is_empty() {
+        return Err(Error::invalid("action_request_validation_exception", "Validation Failed: 1: no requests added;"));
+    }
+    Ok(entries)
+}
+
+struct Lines<'a> {
+    body: &'a Bytes,
+    at: usize,
+    /// Of the line returned last, from 1.
+    number: usize,
+}
+
+impl Lines<'_> {
+    /// The next line without its end (`\n` or `\r\n`), sharing the body's memory.
+    fn next(&mut self) -> Option<Bytes> {
+        let rest = self.body.get(self.at..).filter(|rest| !rest.is_empty())?;
+        let length = rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
+        let end = if length > 0 && rest[length - 1] == b'\r' { length - 1 } else { length };
+        let line = self.body.slice(self.at..self.at + end);
+        self.at += length + 1;
+        self.number += 1;
+        Some(line)
+    }
+}
+
+/// A parsed action line.
+struct Head {
+    action: Action,
+    index: String,
+    id: Option<String>,
+    routing: Option<String>,
+    if_seq_no: Option<u64>,
+    if_primary_term: Option<u64>,
+    /// Something that this action does not support.
+    refused: Option<Error>,
+}
+
+impl Head {
+    fn parse(line: &Bytes, number: usize, index: Option<&str>, routing: Option<&str>) -> Result<Self, Error> {
+        let json = json::parse(line).map_err(|error| {
+            illegal(format!("Malformed action/metadata line [{number}], expected a JSON object: {error}"))
+        })?;
+        let Json::Object(members) = json else {
+            return Err(illegal(format!(
+                "Malformed action/metadata line [{number}], expected START_OBJECT but found [{}]",
+                json.token()
+            )));
+        };
+        let mut members = members.into_iter();
+        let Some((name, body)) = members.next() else {
+            return Err(illegal(format!(
+                "Malformed action/metadata line [{number}], expected FIELD_NAME but found [END_OBJECT]"
+            )));
+        };
+        let action = match name.as_str() {
+            "index" => Action::Index,
+            "create" => Action::Create,
+            "delete" => Action::Delete,
+            "update" => Action::Update,
+            _ => {
+                return Err(illegal(format!(
+                    "Malformed action/metadata line [{number}], expected field [create], [delete], [index] or [update] but found [{name}]"
+                )));
+            }
+        };
+        if members.next().is_some() {
+            return Err(illegal(format!(
+                "Malformed action/metadata line [{number}], expected END_OBJECT but found [FIELD_NAME]"
+            )));
+        }
+        let Json::Object(members) = body else {
+            return Err(illegal(format!(
+                "Malformed action/metadata line [{number}], expected START_OBJECT but found [{}]",
+                body.token()
+            )));
+        };
+        let mut head = Self {
+            action,
+            index: index.unwrap_or_default().to_owned(),
+            id: None,
+            routing: routing.map(str::to_owned),
+            if_seq_no: None,
+            if_primary_term: None,
+            refused: None,
+        };
+        head.members(&members, number)?;
+        if head.index.is_empty() {
+            return Err(Error::invalid("action_request_validation_exception", "Validation Failed: 1: index is missing;"));
+        }
+        Ok(head)
+    }
+
+    fn members(&mut self, members: &Members, number: usize) -> Result<(), Error> {
+        for (key, value) in members {
+            if *value == Json::Null {
+                continue;
+            }
+            if !value.is_scalar() {
+                return Err(illegal(format!(
+                    "Malformed action/metadata line [{number}], expected a simple value for field [{key}] but found [{}]",
+                    value.token()
+                )));
+            }
+            match key.as_str() {
+                "_index" => self.index = keys::text(value, key)?,
+                "_id" => self.id = Some(keys::text(value, key)?),
+                "routing" | "_routing" => self.routing = Some(keys::text(value, key)?),
+                "if_seq_no" => self.if_seq_no = Some(position(value, key)?),
+                "if_primary_term" => self.if_primary_term = Some(position(value, key)?),
+                "op_type" if self.action == Action::Index => match keys::text(value, key)?.as_str() {
+                    "index" => {}
+                    "create" => self.action = Action::Create,
+                    other => return Err(illegal(format!("opType must be 'create' or 'index', found: [{other}]"))),
+                },
+                "require_alias" | "require_data_stream" if !keys::boolean(value, key)? => {}
+                "pipeline" if value.as_str() == Some("_none") => {}
+                "retry_on_conflict" if self.action == Action::Update => {}
+                "require_alias" | "require_data_stream" | "pipeline" | "version" | "version_type" | "dynamic_templates" => {
+                    self.refused = Some(illegal(format!("[{key}] is not supported")));
+                }
+                _ => {
+                    return Err(illegal(format!(
+                        "Action/metadata line [{number}] contains an unknown parameter [{key}]"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(self, source: Bytes) -> Result<Entry, Error> {
+        let id = self.id.clone().unwrap_or_default();
+        let operation = self.operation(source);
+        Ok(Entry { action: self.action, index: self.index, id, operation })
+    }
+
+    fn operation(&self, source: Bytes) -> Result<v1::Operation, Error> {
+        if let Some(refused) = &self.refused {
+            return Err(refused.clone());
+        }
+        let kind = match self.action {
+            Action::Index => Kind::Index,
+            Action::Create => Kind::Create,
+            Action::Delete => Kind::Delete,
+            Action::Update => return Err(illegal("[update] operations are not supported yet")),
+        };
+        if kind == Kind::Delete && self.id.is_none() {
+            return Err(Error::invalid("action_request_validation_exception", "Validation Failed: 1: id is missing;"));
+        }
+        if kind != Kind::Delete && source.trim_ascii().is_empty() {
+            return Err(Error::invalid("action_request_validation_exception", "Validation Failed: 1: source is missing;"));
+        }
+        if let Some(id) = &self.id {
+            check_id(id)?;
+        }
+        let operation = v1::Operation {
+            kind: kind.into(),
+            id: self.id.clone().unwrap_or_default(),
+            routing: self.routing.clone(),
+            source,
+            if_seq_no: self.if_seq_no,
+            if_primary_term: self.if_primary_term,
+        };
+        super::super::document::check_conditions(&operation)?;
+        Ok(operation)
+    }
+}
+
+fn position(json: &Json, key: &str) -> Result<u64, Error> {
+    let value = keys::integer(json, key)?;
+    u64::try_from(value).map_err(|_| illegal(format!("[{key}] must not be negative, found [{value}]")))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Vec<Entry>, Error> {
+        parse(&Bytes::from(text.to_owned()), Some("books"), None)
+    }
+
+    #[test]
+    fn every_action() {
+        let entries = parsed(concat!(
+            "{\"index\":{\"_id\":1}}\r\n{ not parsed\r\n",
+            "\n",
+            "{\"create\":{\"_index\":\"other\",\"_id\":\"2\",\"routing\":\"r\"}}\n{}\n",
+            "{\"delete\":{\"_id\":\"3\",\"if_seq_no\":4,\"if_primary_term\":1}}\n",
+            "{\"index\":{}}\n{\"a\":1}\n",
+            "{\"update\":{\"_id\":\"5\"}}\n{\"doc\":{}}\n",
+        ))
+        .unwrap();
+        let first = entries[0].operation.as_ref().unwrap();
+        assert_eq!((first.kind(), first.id.as_str(), &first.source[..]), (Kind::Index, "1", &b"{ not parsed"[..]));
+        let second = entries[1].operation.as_ref().unwrap();
+        assert_eq!((entries[1].index.as_str(), second.kind(), second.routing.as_deref()), ("other", Kind::Create, Some("r")));
+        let third = entries[2].operation.as_ref().unwrap();
+        assert_eq!((third.kind(), third.if_seq_no, third.if_primary_term), (Kind::Delete, Some(4), Some(1)));
+        assert_eq!(entries[3].operation.as_ref().unwrap().id, "");
+        assert_eq!(
+            entries[4].operation.as_ref().unwrap_err().to_string(),
+            "[update] operations are not supported yet"
+        );
+    }
+
+    #[test]
+    fn malformed_requests_are_worded_as_in_elasticsearch() {
+        for (text, reason) in [
+            ("", "request body is required"),
+            ("{\"index\":{}}\n{}", "The bulk request must be terminated by a newline [\\n]"),
+            ("[1]\n", "Malformed action/metadata line [1], expected START_OBJECT but found [START_ARRAY]"),
+            ("{\"index\":5}\n{}\n", "Malformed action/metadata line [1], expected START_OBJECT but found [VALUE_NUMBER]"),
+            (
+                "{\"foo\":{}}\n{}\n",
+                "Malformed action/metadata line [1], expected field [create], [delete], [index] or [update] but found [foo]",
+            ),
+            ("{\"index\":{\"foo\":1}}\n{}\n", "Action/metadata line [1] contains an unknown parameter [foo]"),
+            (
+                "{\"index\":{\"_id\":[1]}}\n{}\n",
+                "Malformed action/metadata line [1], expected a simple value for field [_id] but found [START_ARRAY]",
+            ),
+            ("{\"index\":{}}\n", "Malformed content, the action on line [1] is not followed by its document"),
+        ] {
+            assert_eq!(parsed(text).unwrap_err().to_string(), reason, "{text:?}");
+        }
+        let long = format!("{{\"index\":{{\"_id\":\"{}\"}}}}\n{{}}\n", "x".repeat(513));
+        let error = parsed(&long).unwrap()[0].operation.as_ref().unwrap_err().to_string();
+        assert!(error.contains("is too long, must be no longer than 512 bytes but was: 513"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_handled(text in "[{}\\[\\]\":,a-c0-9\\n\\r index_]{0,60}") {
+            let _ = parsed(&text);
+        }
+
+        #[test]
+        fn documents_go_through_untouched(documents in prop::collection::vec("[^\n\r]{1,30}", 1..5)) {
+            let documents: Vec<String> = documents.into_iter().filter(|document| !document.trim_ascii().is_empty()).collect();
+            prop_assume!(!documents.is_empty());
+            let body: String = documents.iter().map(|document| format!("{{\"index\":{{}}}}\n{document}\n")).collect();
+            let entries = parsed(&body).unwrap();
+            let sources: Vec<Bytes> = entries.into_iter().map(|entry| entry.operation.unwrap().source).collect();
+            prop_assert_eq!(sources, documents.into_iter().map(Bytes::from).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Every path of the API, in one table, and how a request finds its row.
+
+use std::sync::LazyLock;
+
+use futures::future::BoxFuture;
+use http::{Method, StatusCode};
+
+use super::{
+    bulk, call,
+    call::Call,
+    cat, cluster, document,
+    error::ApiError,
+    index, info, mapping, mget, msearch,
+    params::decode_segment,
+    respond::Answer,
+    search,
+};
+
+/// A handler.
+pub(crate) type Handler = fn(Call) -> BoxFuture<'static, Result<Answer, ApiError>>;
+
+/// A row of the table.
+pub(crate) struct Route {
+    methods: &'static [Method],
+    /// Segments; `{}` stands for any one.
+    path: &'static str,
+    /// Names of its own query-string parameters.
+    pub(crate) params: &'static [&'static [&'static str]],
+    /// Whether a body is understood.
+    pub(crate) body: bool,
+    /// What to do.
+    pub(crate) run: Handler,
+}
+
+const GET: &[Method] = &[Method::GET];
+const HEAD: &[Method] = &[Method::HEAD];
+const PUT: &[Method] = &[Method::PUT];
+const POST: &[Method] = &[Method::POST];
+const DELETE: &[Method] = &[Method::DELETE];
+const GET_HEAD: &[Method] = &[Method::GET, Method::HEAD];
+const GET_POST: &[Method] = &[Method::GET, Method::POST];
+const PUT_POST: &[Method] = &[Method::PUT, Method::POST];
+
+macro_rules! route {
+    ($methods:expr, $path:expr, $params:expr, body: $body:expr, $handler:path) => {
+        Route { methods: $methods, path: $path, params: $params, body: $body, run: |call| Box::pin($handler(call)) }
+    };
+}
+
+/// Rows with a fixed segment stand before those with a placeholder at the same place.
+static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
+    let admin: &[&[&str]] = &[&["timeout", "master_timeout", "wait_for_active_shards"], call::INDEX_PARAMS];
+    let shown: &[&[&str]] = &[&["master_timeout", "local", "flat_settings", "include_defaults", "features"], call::INDEX_PARAMS];
+    vec![
+        route!(GET_HEAD, "/", &[], body: false, info::info),
+        route!(GET_HEAD, "/livez", &[], body: false, info::livez),
+        route!(GET_HEAD, "/readyz", &[], body: false, info::readyz),
+        route!(GET, "/metrics", &[], body: false, info::metrics),
+        route!(GET, "/_trawl/cluster", &[], body: false, cluster::trawl),
+        route!(GET, "/_cluster/health", cluster::HEALTH_PARAMS, body: false, cluster::health),
+        route!(GET, "/_cluster/health/{}", cluster::HEALTH_PARAMS, body: false, cluster::health),
+        route!(GET, "/_nodes", &[&["timeout"]], body: false, cluster::nodes),
+        route!(GET, "/_nodes/http", &[&["timeout"]], body: false, cluster::nodes),
+        route!(GET, "/_nodes/_all/http", &[&["timeout"]], body: false, cluster::nodes),
+        route!(GET, "/_cat", &[], body: false, cat::help),
+        route!(GET, "/_cat/indices", cat::PARAMS, body: false, cat::indices),
+        route!(GET, "/_cat/indices/{}", cat::PARAMS, body: false, cat::indices),
+        route!(GET, "/_cat/shards", cat::PARAMS, body: false, cat::shards),
+        route!(GET, "/_cat/shards/{}", cat::PARAMS, body: false, cat::shards),
+        route!(GET, "/_cat/nodes", cat::PARAMS, body: false, cat::nodes),
+        route!(GET, "/_cat/health", cat::PARAMS, body: false, cat::health),
+        route!(GET, "/_cat/count", cat::PARAMS, body: false, cat::count),
+        route!(GET, "/_cat/count/{}", cat::PARAMS, body: false, cat::count),
+        route!(GET, "/_cat/aliases", cat::PARAMS, body: false, cat::aliases),
+        route!(PUT_POST, "/_bulk", bulk::PARAMS, body: true, bulk::bulk),
+        route!(PUT_POST, "/{}/_bulk", bulk::PARAMS, body: true, bulk::bulk),
+        route!(GET_POST, "/_search", search::PARAMS, body: true, search::search_all),
+        route!(GET_POST, "/{}/_search", search::PARAMS, body: true, search::search),
+        route!(GET_POST, "/_msearch", msearch::PARAMS, body: true, msearch::msearch),
+        route!(GET_POST, "/{}/_msearch", msearch::PARAMS, body: true, msearch::msearch),
+        route!(GET_POST, "/_count", search::COUNT_PARAMS, body: true, search::count),
+        route!(GET_POST, "/{}/_count", search::COUNT_PARAMS, body: true, search::count),
+        route!(GET_POST, "/_refresh", &[call::INDEX_PARAMS], body: false, index::refresh),
+        route!(GET_POST, "/{}/_refresh", &[call::INDEX_PARAMS], body: false, index::refresh),
+        route!(GET_POST, "/_mget", mget::PARAMS, body: true, mget::mget),
+        route!(GET_POST, "/{}/_mget", mget::PARAMS, body: true, mget::mget),
+        route!(GET, "/_mapping", shown, body: false, mapping::get),
+        route!(GET, "/_mappings", shown, body: false, mapping::get),
+        route!(GET, "/{}/_mapping", shown, body: false, mapping::get),
+        route!(GET, "/{}/_mappings", shown, body: false, mapping::get),
+        route!(PUT_POST, "/{}/_mapping", admin, body: true, mapping::put),
+        route!(PUT_POST, "/{}/_mappings", admin, body: true, mapping::put),
+        route!(GET, "/_settings", shown, body: false, index::settings),
+        route!(GET, "/{}/_settings", shown, body: false, index::settings),
+        route!(POST, "/{}/_doc", document::WRITE_PARAMS, body: true, document::add),
+        route!(GET_HEAD, "/{}/_doc/{}", document::GET_PARAMS, body: false, document::get),
+        route!(PUT_POST, "/{}/_doc/{}", document::WRITE_PARAMS, body: true, document::put),
+        route!(DELETE, "/{}/_doc/{}", document::WRITE_PARAMS, body: false, document::delete),
+        route!(PUT_POST, "/{}/_create/{}", document::WRITE_PARAMS, body: true, document::create),
+        route!(GET_HEAD, "/{}/_source/{}", document::GET_PARAMS, body: false, document::source),
+        route!(PUT, "/{}", admin, body: true, index::create),
+        route!(GET, "/{}", shown, body: false, index::get),
+        route!(HEAD, "/{}", shown, body: false, index::exists),
+        route!(DELETE, "/{}", admin, body: false, index::delete),
+    ]
+});
+
+/// The row of a request, and what its placeholders stand for.
+pub(crate) fn find(method: &Method, path: &str) -> Result<(&'static Route, Vec<String>), ApiError> {
+    let path_segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+    let mut allowed: Vec<&Method> = Vec::new();
+    let mut literal: Option<usize> = None;
+    for route in ROUTES.iter() {
+        let Some((placeholders, first_placeholder)) = fits(route.path, &path_segments) else { continue };
+        // A path that is spelt out hides those that have a placeholder in its stead.
+        if literal.is_some_and(|literal| literal != first_placeholder) {
+            continue;
+        }
+        literal = Some(first_placeholder);
+        if !route.methods.contains(method) {
+            allowed.extend(route.methods);
+            continue;
+        }
+        let segments: Option<Vec<String>> = placeholders.into_iter().map(decode_segment).collect();
+        let segments = segments.ok_or_else(|| {
+            ApiError::new(StatusCode::BAD_REQUEST, "illegal_argument_exception", format!("path [{path}] is not UTF-8"))
+        })?;
+        return Ok((route, segments));
+    }
+    if allowed.is_empty() {
+        let reason = format!("no handler found for uri [{path}] and method [{method}]");
+        return Err(ApiError::plain(StatusCode::BAD_REQUEST, reason));
+    }
+    allowed.sort_by_key(|method| method.as_str());
+    allowed.dedup();
+    let names: Vec<&str> = allowed.iter().map(|method| method.as_str()).collect();
+    let names = names.join(", ");
+    let reason = format!("Incorrect HTTP method for uri [{path}] and method [{method}], allowed: [{names}]");
+    Err(ApiError { allow: Some(names), ..ApiError::plain(StatusCode::METHOD_NOT_ALLOWED, reason) })
+}
+
+/// The segments in place of `{}`, and the place of the first of them (past the end when there is none).
+fn fits<'a>(pattern: &str, path: &[&'a str]) -> Option<(Vec<&'a str>, usize)> {
+    let mut placeholders = Vec::new();
+    let mut first = path.len();
+    let mut at = 0;
+    for part in pattern.split('/').filter(|part| !part.is_empty()) {
+        let segment = path.get(at)?;
+        if part == "{}" {
+            first = first.min(at);
+            placeholders.push(*segment);
+        } else if part != *segment {
+            return None;
+        }
+        at += 1;
+    }
+    (at == path.len()).then_some((placeholders, first))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn refused(method: Method, path: &str) -> (u16, String) {
+        let error = find(&method, path).err().unwrap();
+        (error.status.as_u16(), error.reason)
+    }
+
+    #[test]
+    fn rows_are_found() {
+        let (route, segments) = find(&Method::GET, "/my%2Dindex/_doc/a%2Fb").unwrap();
+        assert_eq!((route.path, segments), ("/{}/_doc/{}", vec!["my-index".to_owned(), "a/b".to_owned()]));
+        assert_eq!(find(&Method::GET, "/_search/").unwrap().0.path, "/_search");
+        assert_eq!(find(&Method::HEAD, "/").unwrap().0.path, "/");
+        assert_eq!(find(&Method::DELETE, "/x").unwrap().0.path, "/{}");
+        assert_eq!(find(&Method::PUT, "/x/_mapping").unwrap().0.path, "/{}/_mapping");
+    }
+
+    #[test]
+    fn wrong_paths_and_methods_are_worded_as_in_elasticsearch() {
+        assert_eq!(
+            refused(Method::GET, "/x/_nothing"),
+            (400, "no handler found for uri [/x/_nothing] and method [GET]".to_owned())
+        );
+        assert_eq!(
+            refused(Method::POST, "/x"),
+            (405, "Incorrect HTTP method for uri [/x] and method [POST], allowed: [DELETE, GET, HEAD, PUT]".to_owned())
+        );
+        assert_eq!(
+            refused(Method::DELETE, "/_search"),
+            (405, "Incorrect HTTP method for uri [/_search] and method [DELETE], allowed: [GET, POST]".to_owned())
+        );
+    }
+}
