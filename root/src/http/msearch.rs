@@ -79,9 +79,9 @@ fn parse(
         return Err(parsing("request body or source parameter is required"));
     }
     if text.last() != Some(&b'\n') {
-        return Err(illegal("The msearch request must be terminated by a newline [\n]"));
+        return Err(illegal("The msearch request must be terminated by a newline [\\n]"));
     }
-    let mut lines = text.split(|byte| *byte == b'\n');
+    let mut lines = text[..text.len() - 1].split(|byte| *byte == b'\n');
     let mut items = Vec::new();
     while let Some(header) = lines.next() {
         let Some(body) = lines.next() else {

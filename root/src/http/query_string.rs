@@ -256,7 +256,7 @@ impl Parser<'_> {
 
     /// A word is a field's name when a colon follows.
     fn after_word(&mut self, word: Word) -> Result<Clause, String> {
-        if !self.takes(':') {
+        if word.text.is_empty() || !self.takes(':') {
             let expression = self.word_expression(word, false)?;
             let boost = self.boost()?;
             return Ok(Clause { occur: Occur::Should, field: None, expression, boost });
@@ -490,7 +490,7 @@ fn merge_words(raws: Vec<Raw>) -> Vec<Raw> {
             text.push_str(word);
             continue;
         }
-        open = bare && next_is_free;
+        open = bare && next_is_free && raw.conjunction == Conjunction::None;
         merged.push(raw);
     }
     merged

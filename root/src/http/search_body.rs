@@ -200,7 +200,7 @@ fn track_total(json: &Json) -> Result<TrackTotal, Error> {
 /// The query of `?q=`, with `df`, `default_operator`, `analyzer` and `lenient`.
 pub(crate) fn query_of(params: &Params) -> Result<Option<Parsed>, Error> {
     let Some(text) = params.get("q") else { return Ok(None) };
-    let mut options = TextOptions { lenient: params.flag("lenient")?.unwrap_or(false), ..TextOptions::default() };
+    let mut options = TextOptions::default();
     match params.get("default_operator").map(str::to_ascii_lowercase).as_deref() {
         None | Some("or") => {}
         Some("and") => options.all_terms = true,
@@ -216,7 +216,7 @@ pub(crate) fn query_of(params: &Params) -> Result<Option<Parsed>, Error> {
         None | Some("*") => Vec::new(),
         Some(field) => vec![FieldPattern::parse(field)?],
     };
-    let settings = QueryStringSettings { text: text.to_owned(), fields, options };
+    let settings = QueryStringSettings { text: text.to_owned(), fields, options, lenient: params.flag("lenient")? };
     Ok(Some(Box::new(QueryString::new(settings)?)))
 }
 

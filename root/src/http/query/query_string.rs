@@ -35,6 +35,8 @@ pub struct QueryString {
     clauses: Vec<Clause>,
     fields: Vec<FieldPattern>,
     options: TextOptions,
+    /// When not said, lenient is who searches fields that were not named.
+    lenient: Option<bool>,
     combine: Combine,
     tie_breaker: Option<f32>,
     fuzziness: Fuzziness,
@@ -50,6 +52,8 @@ pub struct Settings {
     pub fields: Vec<FieldPattern>,
     /// How to analyse and match.
     pub options: TextOptions,
+    /// Whether values that a field cannot hold match nothing instead of failing.
+    pub lenient: Option<bool>,
 }
 
 impl QueryString {
@@ -58,7 +62,7 @@ impl QueryString {
     /// # Errors
     /// `query_shard_exception` when the text cannot be parsed.
     pub fn new(settings: Settings) -> Result<Self, Error> {
-        let Settings { text, fields, options } = settings;
+        let Settings { text, fields, options, lenient } = settings;
         let clauses = query_string::parse(&text, options.all_terms).map_err(|reason| Error::Invalid {
             error_type: "query_shard_exception",
             reason: format!("Failed to parse query [{text}]"),
@@ -71,6 +75,7 @@ impl QueryString {
             clauses,
             fields,
             options,
+            lenient,
             combine: Combine::Best,
             tie_breaker: None,
             fuzziness: Fuzziness::AUTO,
@@ -85,6 +90,7 @@ pub(super) fn parse(body: &Json) -> Result<Parsed, Error> {
     let mut fields = Vec::new();
     let mut default_field = None;
     let mut options = TextOptions::default();
+    let mut lenient = None;
     let mut combine = Combine::Best;
     let mut tie_breaker = None;
     let mut fuzziness = Fuzziness::AUTO;
@@ -96,7 +102,7 @@ pub(super) fn parse(body: &Json) -> Result<Parsed, Error> {
             "default_field" => default_field = Some(FieldPattern::parse(&keys::text(value, key)?)?),
             "default_operator" => options.all_terms = match_query::operator(value)?,
             "analyzer" => options.analyzer = Some(match_query::analyzer(value, NAME)?),
-            "lenient" => options.lenient = keys::boolean(value, key)?,
+            "lenient" => lenient = Some(keys::boolean(value, key)?),
             "phrase_slop" => options.slop = keys::count(value, key)?,
             "minimum_should_match" => options.minimum_should_match = Some(MinimumShouldMatch::from_json(value)?),
             "type" => combine = Combine::parse(value, NAME)?,
@@ -117,7 +123,7 @@ pub(super) fn parse(body: &Json) -> Result<Parsed, Error> {
     }
     // `*` is the default: all text fields.
     fields.extend(default_field.filter(|field| field.pattern != "*"));
-    let parsed = QueryString::new(Settings { text, fields, options })?;
+    let parsed = QueryString::new(Settings { text, fields, options, lenient })?;
     Ok(Box::new(QueryString { combine, tie_breaker, fuzziness, boost, ..parsed }))
 }
 
@@ -127,7 +133,8 @@ impl Node for QueryString {
             return Ok(build::none());
         }
         let fields = fields::resolve(lowering, &self.fields);
-        let lenient = self.options.lenient || self.fields.is_empty() || self.fields.iter().any(FieldPattern::is_wildcard);
+        let unnamed = self.fields.is_empty() || self.fields.iter().any(FieldPattern::is_wildcard);
+        let lenient = self.lenient.unwrap_or(unnamed);
         // The minimum counts the query's own clauses, see `group`.
         let options = TextOptions { lenient, minimum_should_match: None, ..self.options.clone() };
         let on = On { query: self, options, lowering };

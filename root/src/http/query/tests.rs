@@ -201,7 +201,11 @@ fn query_strings() {
     );
     check(r#"{"query_string":{"query":"a b","default_field":"title","default_operator":"AND"}}"#, "bool(must[title:a title:b] min 0)");
     refused(&q("a*b"), "Failed to parse query [a*b]");
-    refused(&q("year:abc"), "failed to create query: For input string: \"abc\"");
+    check(&q("year:abc"), "none");
+    refused(
+        r#"{"query_string":{"query":"year:abc","default_field":"title"}}"#,
+        "failed to create query: For input string: \"abc\"",
+    );
 }
 
 #[test]
