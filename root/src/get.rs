@@ -34,17 +34,8 @@ pub(crate) async fn get(
     realtime: bool,
     options: v1::FetchOptions,
 ) -> Result<Vec<Gotten>, Error> {
-    let view = root.viewer.view();
-    let record = catalog::record(&view, index)?;
-    let mut places: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-    for (place, (id, routing)) in ids.iter().enumerate() {
-        places.entry(shard_of(routing.as_deref().unwrap_or(id), record.shards)).or_default().push(place);
-    }
+    let (targets, places) = plan(root, index, &ids)?;
     let preference = Preference::Any;
-    let load = load_of(&root.leaves, &view);
-    let mut planner = Planner::new(&view, &preference, &load, root.turn.fetch_add(1, Ordering::Relaxed));
-    let shard_key = |number: &u32| ShardKey { index_uid: record.uid.clone(), number: *number };
-    let targets: Vec<Target> = places.keys().map(|number| planner.target(&record, shard_key(number))).collect();
     let scatter = Scatter {
         leaves: &root.leaves,
         viewer: &root.viewer,
@@ -90,6 +81,25 @@ pub(crate) async fn get(
         }
     }
     Ok(gotten)
+}
+
+/// The shards that hold the ids, and each one's places in the order asked.
+#[allow(clippy::type_complexity)]
+fn plan(
+    root: &Root,
+    index: &str,
+    ids: &[(String, Option<String>)],
+) -> Result<(Vec<Target>, BTreeMap<u32, Vec<usize>>), Error> {
+    let view = root.viewer.view();
+    let record = catalog::record(&view, index)?;
+    let mut places: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    for (place, (id, routing)) in ids.iter().enumerate() {
+        places.entry(shard_of(routing.as_deref().unwrap_or(id), record.shards)).or_default().push(place);
+    }
+    let load = load_of(&root.leaves, &view);
+    let mut planner = Planner::new(&view, &Preference::Any, &load, root.turn.fetch_add(1, Ordering::Relaxed));
+    let shard_key = |number: &u32| ShardKey { index_uid: record.uid.clone(), number: *number };
+    Ok((places.keys().map(|number| planner.target(&record, shard_key(number))).collect(), places))
 }
 
 fn error(failure: &ShardFailure) -> Error {

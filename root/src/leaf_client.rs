@@ -151,11 +151,6 @@ impl LeafClient {
         &self.name
     }
 
-    /// The leaf process: new with every start.
-    pub fn process(&self) -> &str {
-        &self.process
-    }
-
     /// Calls that wait for an answer.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)

@@ -35,8 +35,12 @@ mod status;
 pub mod aggregation;
 pub mod config;
 
+pub mod http;
+pub mod node;
+
 pub use config::Config;
 pub use error::Error;
+pub use node::RootNode;
 pub use root::Root;
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ pub struct Load {
 pub struct Planner<'a> {
     view: &'a View,
     preference: &'a Preference,
-    load: &'a dyn Fn(&NodeName) -> Load,
+    load: &'a (dyn Fn(&NodeName) -> Load + Sync),
     /// Differs from request to request, so that equal replicas take turns.
     turn: u64,
     planned: HashMap<NodeName, usize>,
@@ -81,7 +81,7 @@ pub struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     /// A planner for one request.
-    pub fn new(view: &'a View, preference: &'a Preference, load: &'a dyn Fn(&NodeName) -> Load, turn: u64) -> Self {
+    pub fn new(view: &'a View, preference: &'a Preference, load: &'a (dyn Fn(&NodeName) -> Load + Sync), turn: u64) -> Self {
         Self { view, preference, load, turn, planned: HashMap::new() }
     }
 
