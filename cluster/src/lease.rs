@@ -97,9 +97,7 @@ impl Fence {
     pub fn guards(&self, epoch: Epoch) -> Result<Vec<Guard>, Error> {
         let held = *self.held.borrow();
         match held.ours {
-            Some((ours, revision)) if ours == epoch => {
-                Ok(vec![Guard::At(keys::LEASE_EPOCH.to_owned(), revision)])
-            }
+            Some((ours, revision)) if ours == epoch => Ok(vec![Guard::At(keys::LEASE_EPOCH.to_owned(), revision)]),
             _ => Err(Error::Fenced { epoch, highest: held.highest }),
         }
     }

@@ -11,9 +11,9 @@ pub mod conformance;
 pub mod engines;
 mod error;
 pub mod lease;
+pub mod membership;
 #[cfg(test)]
 mod memory;
-pub mod membership;
 pub mod shard_log;
 pub mod store;
 pub mod view;

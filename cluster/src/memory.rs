@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
 use tokio::sync::watch;
 
-use crate::store::{Change, Entry, Guard, Revision, Store, Update, Write};
 use crate::Error;
+use crate::store::{Change, Entry, Guard, Revision, Store, Update, Write};
 
 /// The store. While it is cut off, every call fails and watches stand still.
 #[derive(Default)]

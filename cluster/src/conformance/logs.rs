@@ -8,7 +8,7 @@ use trawl_proto::{Epoch, Incarnation, Seq, ShardKey};
 
 use super::{Open, engine, next};
 use crate::shard_log::{Append, Appended, Record, ShardLog, chain};
-use crate::{Error, EngineOptions};
+use crate::{EngineOptions, Error};
 
 fn shard(number: u32) -> ShardKey {
     ShardKey::new("index", number)
@@ -69,13 +69,17 @@ pub async fn concurrent_appends_are_tailed_without_gaps(open: &Open) {
             let mut appended = Vec::new();
             for step in 0..BATCHES {
                 let operations = 1 + (step as u32 + n as u32) % 3;
-                let both = shards.iter().map(|shard| batch(shard, operations, format!("{n} {step} {shard} ").repeat(20)));
+                let both =
+                    shards.iter().map(|shard| batch(shard, operations, format!("{n} {step} {shard} ").repeat(20)));
                 let both: Vec<Append> = both.collect();
                 let bodies: Vec<Bytes> = both.iter().map(|batch| batch.body.clone()).collect();
                 let results = log.append(both).await.unwrap();
                 for ((shard, body), result) in shards.iter().zip(bodies).zip(results) {
                     let Appended { incarnation, first, last, duplicate } = result.unwrap();
-                    assert_eq!((incarnation, duplicate, last.0 + 1 - first.0), (Incarnation(1), false, operations.into()));
+                    assert_eq!(
+                        (incarnation, duplicate, last.0 + 1 - first.0),
+                        (Incarnation(1), false, operations.into())
+                    );
                     appended.push((shard.clone(), first, last, body));
                 }
             }
@@ -202,7 +206,8 @@ pub async fn a_full_log_refuses(open: &Open) {
         assert!(last.0 < 1_000);
     };
     assert!(matches!(&refused, Error::LogFull { shard, bytes_max: 1_000, .. } if *shard == full), "{refused:?}");
-    let results = log.append(vec![batch(&full, 1, "y"), batch(&other, 1, "y"), named(&full, 1, "first")]).await.unwrap();
+    let results =
+        log.append(vec![batch(&full, 1, "y"), batch(&other, 1, "y"), named(&full, 1, "first")]).await.unwrap();
     assert!(matches!(results[0], Err(Error::LogFull { .. })));
     assert!(results[1].is_ok());
     assert!(results[2].as_ref().unwrap().duplicate);
@@ -351,6 +356,8 @@ pub async fn a_group_answers_each_batch(open: &Open) {
         assert_eq!(result.unwrap().last, Seq(number as u64 + 1));
     }
     let heads = log.heads(&shards).await.unwrap();
-    assert!(heads.iter().zip(&shards).all(|(head, shard)| head.as_ref().unwrap().last.0 == u64::from(shard.number) + 1));
+    assert!(
+        heads.iter().zip(&shards).all(|(head, shard)| head.as_ref().unwrap().last.0 == u64::from(shard.number) + 1)
+    );
     assert!(log.append(Vec::new()).await.unwrap().is_empty());
 }

@@ -7,7 +7,7 @@ use futures::stream::BoxStream;
 
 use super::{Open, engine, next};
 use crate::store::{Change, Entry, Guard, Revision, Store, Update, Write};
-use crate::{Error, EngineOptions};
+use crate::{EngineOptions, Error};
 
 fn put(key: &str, value: impl Into<String>) -> Write {
     Write::Put(key.to_owned(), Bytes::from(value.into()))
@@ -138,7 +138,9 @@ impl Follower {
                 for update in updates {
                     match update {
                         Update::Put(entry) => {
-                            assert!(entry.revision >= last && entry.revision > self.revision && entry.revision <= revision);
+                            assert!(
+                                entry.revision >= last && entry.revision > self.revision && entry.revision <= revision
+                            );
                             last = entry.revision;
                             *self.puts.entry(entry.key.clone()).or_default() += 1;
                             self.entries.insert(entry.key.clone(), entry);

@@ -98,7 +98,9 @@ enum State {
         renewing: Option<Duration>,
     },
     /// Waiting for an acquisition that a shutdown came across, or for the release.
-    Ending { acquiring: Option<LeaseRecord> },
+    Ending {
+        acquiring: Option<LeaseRecord>,
+    },
     Ended,
 }
 
@@ -190,7 +192,8 @@ impl Core {
                 self.note_acquired(now, &lease, revision);
                 // An answer that took so long, or was overtaken by news of a successor, is worth nothing.
                 let in_time = now < sent_at + self.lease_time * 2 / 3;
-                let ours = self.seen.as_ref().and_then(|seen| seen.epoch.as_ref()).is_some_and(|(_, at)| *at == revision);
+                let ours =
+                    self.seen.as_ref().and_then(|seen| seen.epoch.as_ref()).is_some_and(|(_, at)| *at == revision);
                 if in_time && ours {
                     actions.push(Action::Lead(lease.epoch, revision));
                     self.state = State::Leading { lease, revision, renewed_at: sent_at, renewing: None };

@@ -118,7 +118,11 @@ impl Driver {
             Ok(revision) => Outcome::Done(revision),
             Err(Error::Conflict(_)) => Outcome::Lost,
             Err(error) => {
-                tracing::warn!(node = self.name, error = &error as &dyn std::error::Error, "cannot commit to the lease");
+                tracing::warn!(
+                    node = self.name,
+                    error = &error as &dyn std::error::Error,
+                    "cannot commit to the lease"
+                );
                 Outcome::Unknown
             }
         }

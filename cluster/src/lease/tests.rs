@@ -131,7 +131,11 @@ impl Simulation {
         let message = (0..self.messages.len()).min_by_key(|n| (delivery(&self.messages[*n]), self.messages[*n].1));
         let wake = |n: &usize| {
             let candidate = &self.candidates[*n];
-            candidate.core.next_wake().filter(|_| candidate.alive).map(|wake| wake.max(candidate.paused_until).max(self.now))
+            candidate
+                .core
+                .next_wake()
+                .filter(|_| candidate.alive)
+                .map(|wake| wake.max(candidate.paused_until).max(self.now))
         };
         let waking = (0..self.candidates.len()).filter(|n| wake(n).is_some()).min_by_key(|n| wake(n));
         let message_at = message.map(|n| delivery(&self.messages[n]));
@@ -211,13 +215,19 @@ impl Simulation {
     /// Of those whose clock is not paused, one leads at most; a guard of an epoch that is over never holds.
     fn check(&self) {
         let running = |candidate: &&Candidate| candidate.alive && candidate.paused_until <= self.now;
-        let leading: Vec<Epoch> =
-            self.candidates.iter().filter(running).filter_map(|candidate| candidate.leads).map(|(epoch, _)| epoch).collect();
+        let leading: Vec<Epoch> = self
+            .candidates
+            .iter()
+            .filter(running)
+            .filter_map(|candidate| candidate.leads)
+            .map(|(epoch, _)| epoch)
+            .collect();
         assert!(leading.len() <= 1, "two lead at {:?}: {leading:?}", self.now);
         let present = self.store.get(keys::LEASE_EPOCH).map(|entry| entry.revision);
-        let valid = self.candidates.iter().filter(|candidate| {
-            candidate.leads.is_some_and(|(_, revision)| Some(revision) == present)
-        });
+        let valid = self
+            .candidates
+            .iter()
+            .filter(|candidate| candidate.leads.is_some_and(|(_, revision)| Some(revision) == present));
         assert!(valid.count() <= 1);
     }
 
@@ -311,7 +321,9 @@ async fn a_clean_shutdown_hands_over_at_once() {
     assert!(at.elapsed() < Duration::from_millis(100));
     first.stopped().await;
     // A key that the successor never touched, with guards that were made in time.
-    assert!(matches!(store.commit(&guards, &write()).await, Err(Error::Conflict(Guard::At(key, _))) if key == keys::LEASE_EPOCH));
+    assert!(
+        matches!(store.commit(&guards, &write()).await, Err(Error::Conflict(Guard::At(key, _))) if key == keys::LEASE_EPOCH)
+    );
     let late = second.fence().guards(Epoch(1));
     assert!(matches!(late, Err(Error::Fenced { highest: Epoch(2), .. })), "{late:?}");
     let guards = second.fence().guards(Epoch(2)).unwrap();

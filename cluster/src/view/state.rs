@@ -154,7 +154,9 @@ impl ViewState {
                 self.view.mappings.insert((uid, version), entry.value.clone());
                 Some(())
             }
-            Some(Key::Node(role, name)) => decode(&entry).map(|record| self.put_node(&entry.key, role, name, record, now)),
+            Some(Key::Node(role, name)) => {
+                decode(&entry).map(|record| self.put_node(&entry.key, role, name, record, now))
+            }
             Some(Key::Lease) => decode(&entry).map(|record| self.put_lease(record, now)),
             Some(Key::Assignment(shard)) => decode::<AssignmentRecord>(&entry).map(|record| {
                 self.view.assignments.insert(shard.clone(), Arc::new(record));
@@ -234,9 +236,8 @@ impl ViewState {
         self.beat(key, &record.process, record.counter, now);
         let before = self.view.nodes.get(&(role, name.clone()));
         let same_process = before.is_some_and(|node| node.record.process == record.process);
-        let only_counted = before.is_some_and(|node| {
-            node.alive && NodeRecord { counter: record.counter, ..node.record.clone() } == record
-        });
+        let only_counted = before
+            .is_some_and(|node| node.alive && NodeRecord { counter: record.counter, ..node.record.clone() } == record);
         self.view.nodes.insert((role, name.clone()), Node { record, alive: true });
         self.changed |= !only_counted;
         if !same_process {

@@ -217,7 +217,8 @@ async fn the_leader_is_shown_while_its_counter_grows() {
         let record = LeaseRecord { format: 1, holder, process: "p".into(), epoch: Epoch(4), counter, since_ms: 7 };
         put(keys::LEASE.to_owned(), &record)
     };
-    let leader = |view: &Arc<View>| view.leader.as_ref().map(|leader| (leader.name.to_string(), leader.epoch, leader.since_ms));
+    let leader =
+        |view: &Arc<View>| view.leader.as_ref().map(|leader| (leader.name.to_string(), leader.epoch, leader.since_ms));
     let root_0 = Some(("root-0".to_owned(), Epoch(4), 7));
     assert_eq!(leader(&setup.commit(&[lease(Some("root-0"), 0)]).await), root_0);
     setup.wait_until(|view| view.leader.is_none()).await;

@@ -38,7 +38,9 @@ pub(super) fn encode(body: &Bytes) -> Encoded {
 pub(super) fn decode(codec: i64, stored: Vec<u8>, body_bytes: usize) -> Result<Bytes, Error> {
     let body = match codec {
         PLAIN => stored,
-        ZSTD => zstd::bulk::decompress(&stored, body_bytes).map_err(|error| Error::Corrupt(format!("log row: {error}")))?,
+        ZSTD => {
+            zstd::bulk::decompress(&stored, body_bytes).map_err(|error| Error::Corrupt(format!("log row: {error}")))?
+        }
         _ => return Err(Error::Corrupt(format!("log row: codec {codec} is unknown to this version"))),
     };
     if body.len() != body_bytes {

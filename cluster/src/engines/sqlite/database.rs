@@ -13,9 +13,10 @@ use sqlx::sqlite::{
     SqliteSynchronous,
 };
 use sqlx::{ConnectOptions, Connection, Row};
-use tokio::sync::{Mutex, MutexGuard, Notify};
+use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 use tokio::time::Instant;
 
+use super::bell::{Bell, Tone};
 use super::failure::{of_sql, unavailable};
 use super::turn::{Turn, Turnstile, lock, open_lock};
 use crate::Error;
@@ -49,6 +50,9 @@ pub(super) struct Database {
     options: SqliteConnectOptions,
     readers: SqlitePool,
     turnstile: Turnstile,
+    bell: Bell,
+    /// Counts the times at which the file was seen to have changed; who follows it waits here.
+    pub(super) changes: watch::Sender<u64>,
     writer: Mutex<Option<SqliteConnection>>,
     pub(super) checkpoints: Checkpoints,
 }
@@ -75,6 +79,7 @@ impl Database {
         prepare(&path, kind, &options).await?;
         let metadata = std::fs::metadata(&path).map_err(in_the_way)?;
         let turnstile = Turnstile::open(&path, busy_timeout / 2).map_err(in_the_way)?;
+        let bell = Bell::open(&path).map_err(in_the_way)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS_MAX)
             .acquire_timeout(busy_timeout)
@@ -88,6 +93,8 @@ impl Database {
             options,
             readers,
             turnstile,
+            bell,
+            changes: watch::Sender::new(0),
             writer: Mutex::new(None),
             checkpoints: Checkpoints::default(),
             path,
@@ -150,6 +157,21 @@ impl Database {
         Ok(())
     }
 
+    /// Tells this process that the file may have changed.
+    pub(super) fn wake(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// Whether another process has committed since the tone that was heard last.
+    ///
+    /// Our own rings do not count: each is followed by a wake of our own, and what another had rung
+    /// before, so that ours drowned it, was committed before that wake.
+    pub(super) fn rung_by_another(&self, heard: &mut Option<Tone>) -> bool {
+        let tone = self.bell.tone();
+        let before = std::mem::replace(heard, tone);
+        tone != before && !tone.is_some_and(|tone| self.bell.is_own(&tone))
+    }
+
     /// The present size of the write-ahead log.
     pub(super) fn wal_bytes(&self) -> u64 {
         let mut name = self.path.clone().into_os_string();
@@ -182,6 +204,9 @@ impl Transaction<'_> {
     /// Commits; durable when it returns. `bytes` is about how much was written.
     pub(super) async fn commit(mut self, bytes: u64) -> Result<(), Error> {
         sqlx::query("COMMIT").execute(&mut self.connection).await.map_err(self.database.error("commit to"))?;
+        // First the others, then ourselves: see `rung_by_another`.
+        self.database.bell.ring();
+        self.database.wake();
         *self.slot = Some(self.connection);
         self.database.checkpoints.note(bytes + COMMIT_BYTES);
         Ok(())

@@ -1,6 +1,6 @@
 //! The shard logs in `logs.db`: everything but the writing of appends, which is in [`writer`](super::writer).
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use super::failure::unavailable;
 use super::plan::{Prepared, ROW_BYTES};
 use super::poll::Ends;
 use super::writer::{Job, Writer, read_heads};
-use super::{EngineOptions, News, Tasks};
+use super::{EngineOptions, Tasks};
 use crate::Error;
 use crate::shard_log::{Append, Appended, Head, Record, ShardLog, chain};
 
@@ -32,6 +32,8 @@ const DELETE_ROWS_MAX: u32 = 500;
 /// Free pages (of 4 KiB) that are kept for the rows to come; more are given back to the file system,
 /// some at a time.
 const FREE_PAGES_MAX: i64 = 16_384;
+/// So many times a trim or removal gives 1,024 pages back; appends get their turn in between.
+const GIVE_BACK_STEPS: u32 = 16;
 /// Pauses of a tail while the engine cannot be read: doubling, from and to.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -46,17 +48,17 @@ pub(super) struct SqliteLog {
 struct Shared {
     database: Arc<Database>,
     options: EngineOptions,
-    news: News,
+    ends: Ends,
     _tasks: Arc<Tasks>,
 }
 
 impl SqliteLog {
-    pub(super) fn new(database: Arc<Database>, options: EngineOptions, news: News, tasks: Arc<Tasks>) -> Self {
+    pub(super) fn new(database: Arc<Database>, options: EngineOptions, ends: Ends, tasks: Arc<Tasks>) -> Self {
         let (queue, jobs) = mpsc::channel(options.append_queue_max);
         // Ends by itself when the queue closes, after the last group: not among the aborted tasks.
-        tokio::spawn(Writer::new(database.clone(), options.clone(), news.clone()).run(jobs));
+        tokio::spawn(Writer::new(database.clone(), options.clone()).run(jobs));
         let room = Arc::new(Semaphore::new(kib(options.append_queue_bytes_max) as usize));
-        Self { shared: Arc::new(Shared { database, options, news, _tasks: tasks }), queue, room }
+        Self { shared: Arc::new(Shared { database, options, ends, _tasks: tasks }), queue, room }
     }
 }
 
@@ -81,7 +83,6 @@ impl ShardLog for SqliteLog {
             .map_err(self.shared.database.error("create a log in"))?;
         }
         transaction.commit(0).await?;
-        self.shared.news.appended.notify_one();
         Ok(())
     }
 
@@ -93,7 +94,6 @@ impl ShardLog for SqliteLog {
                 .map_err(self.shared.database.error("remove a log from"))?;
         }
         transaction.commit(0).await?;
-        self.shared.news.appended.notify_one();
         // The logs are gone; their rows follow, and what is left over when this fails goes with the
         // next removal.
         while self.shared.purge_some().await? {}
@@ -121,7 +121,7 @@ impl ShardLog for SqliteLog {
 
     fn tail(&self, shard: &ShardKey, after: Seq) -> BoxStream<'static, Result<Record, Error>> {
         let tail = Tail {
-            ends: self.shared.news.logs.subscribe(),
+            ends: self.shared.ends.subscribe(),
             shared: self.shared.clone(),
             shard: shard.clone(),
             after,
@@ -237,9 +237,12 @@ impl Shared {
 
     /// Gives some free pages back to the file system when there are many.
     async fn give_back(&self) -> Result<(), Error> {
-        let row = sqlx::query("PRAGMA freelist_count").fetch_one(self.database.readers()).await;
-        if row.map_err(self.database.error("read"))?.get::<i64, _>(0) > FREE_PAGES_MAX {
-            self.database.maintain("PRAGMA incremental_vacuum(4096)").await?;
+        for _ in 0..GIVE_BACK_STEPS {
+            let row = sqlx::query("PRAGMA freelist_count").fetch_one(self.database.readers()).await;
+            if row.map_err(self.database.error("read"))?.get::<i64, _>(0) <= FREE_PAGES_MAX {
+                break;
+            }
+            self.database.maintain("PRAGMA incremental_vacuum(1024)").await?;
         }
         Ok(())
     }
@@ -293,7 +296,7 @@ struct StoredRow {
 
 /// The state of a tail.
 struct Tail {
-    ends: watch::Receiver<Arc<Ends>>,
+    ends: watch::Receiver<Arc<HashMap<ShardKey, Seq>>>,
     shared: Arc<Shared>,
     shard: ShardKey,
     after: Seq,
@@ -318,7 +321,8 @@ impl Tail {
         let row = self.ready.pop_front()?;
         if self.link.is_some_and(|link| link != row.previous_chain) {
             self.ended = true;
-            let reason = format!("log of shard {}: row {} does not continue what was read before", self.shard, row.record.first);
+            let reason =
+                format!("log of shard {}: row {} does not continue what was read before", self.shard, row.record.first);
             return Some(Err(Error::Corrupt(reason)));
         }
         self.link = Some(row.record.chain);
@@ -365,10 +369,7 @@ impl Tail {
 
 /// Compresses batches; those that can never be taken stand with their error at their place among the
 /// others' `None`.
-async fn prepare(
-    batches: Vec<Append>,
-    batch_bytes_max: usize,
-) -> Result<(Vec<Prepared>, Vec<Option<Error>>), Error> {
+async fn prepare(batches: Vec<Append>, batch_bytes_max: usize) -> Result<(Vec<Prepared>, Vec<Option<Error>>), Error> {
     let bytes = batches.iter().map(|batch| batch.body.len()).sum();
     let work = move || {
         let refused: Vec<Option<Error>> = batches.iter().map(|batch| refuse(batch, batch_bytes_max)).collect();
@@ -422,11 +423,16 @@ async fn decode_rows(shard: ShardKey, after: Seq, rows: Vec<SqliteRow>) -> Resul
         for row in &rows {
             let row = decode_row(&shard, row)?;
             let follows = match decoded.last() {
-                Some(before) => before.record.last.next() == row.record.first && before.record.chain == row.previous_chain,
+                Some(before) => {
+                    before.record.last.next() == row.record.first && before.record.chain == row.previous_chain
+                }
                 None => row.record.first <= after.next(),
             };
             if !follows {
-                return Err(Error::Corrupt(format!("log of shard {shard}: nothing leads up to row {}", row.record.first)));
+                return Err(Error::Corrupt(format!(
+                    "log of shard {shard}: nothing leads up to row {}",
+                    row.record.first
+                )));
             }
             decoded.push(row);
         }
@@ -450,7 +456,9 @@ fn decode_row(shard: &ShardKey, row: &SqliteRow) -> Result<StoredRow, Error> {
         body,
     };
     if chain(previous_chain, first, &record.body) != record.chain {
-        return Err(Error::Corrupt(format!("log of shard {shard}: row {first} does not have the chain it was stored with")));
+        return Err(Error::Corrupt(format!(
+            "log of shard {shard}: row {first} does not have the chain it was stored with"
+        )));
     }
     Ok(StoredRow { record, previous_chain })
 }

@@ -4,11 +4,13 @@
 //! store.db   the cluster store (lease, catalog, membership)
 //! logs.db    the logs of all shards; apart, so that a full log never costs the lease
 //! *.open     held while a process opens a file      *.queue, *.turn   taking turns at writing
+//! *.bell     rung after every commit
 //! ```
 //!
-//! There is no server that could tell a process what another has done, so one task per process looks
+//! There is no server that could tell a process what another has done, so one thread per process looks
 //! about every 50 ms whether a file has changed; see [`poll`].
 
+mod bell;
 mod codec;
 mod database;
 mod failure;
@@ -25,7 +27,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::database::{Database, Kind};
@@ -48,16 +49,19 @@ pub(super) async fn open(directory: &Path, options: &EngineOptions) -> Result<En
         .map_err(|error| unavailable(format!("cannot make {}", directory.display()), error))?;
     let store = Arc::new(Database::open(directory, &STORE, options.busy_timeout).await?);
     let logs = Arc::new(Database::open(directory, &LOGS, options.busy_timeout).await?);
-    let (poller, news) = poll::Poller::new(store.clone(), logs.clone(), options.poll_interval);
+    let ends = poll::Ends::default();
+    let poller = poll::Poller::new(store.clone(), logs.clone(), ends.clone());
+    let listener = poll::Listener::start(store.clone(), logs.clone(), ends.clone(), options.poll_interval)
+        .map_err(|error| unavailable("cannot start a thread", error))?;
 
     let mut tasks = JoinSet::new();
     tasks.spawn(poller.run());
     tasks.spawn(checkpoints(store.clone()));
     tasks.spawn(checkpoints(logs.clone()));
-    let tasks = Arc::new(Tasks { _tasks: tasks });
+    let tasks = Arc::new(Tasks { _tasks: tasks, _listener: listener });
     Ok(Engine {
-        store: Arc::new(SqliteStore::new(store, options.clone(), news.clone(), tasks.clone())),
-        log: Arc::new(SqliteLog::new(logs, options.clone(), news, tasks)),
+        store: Arc::new(SqliteStore::new(store, options.clone(), tasks.clone())),
+        log: Arc::new(SqliteLog::new(logs, options.clone(), ends, tasks)),
     })
 }
 
@@ -65,17 +69,7 @@ pub(super) async fn open(directory: &Path, options: &EngineOptions) -> Result<En
 #[derive(Debug)]
 struct Tasks {
     _tasks: JoinSet<()>,
-}
-
-/// What the poller tells watches and tails.
-#[derive(Clone)]
-struct News {
-    /// Counts the times at which the store was seen to have changed.
-    store: watch::Sender<u64>,
-    /// Where each log ends.
-    logs: watch::Sender<Arc<poll::Ends>>,
-    /// Wakes the poller for this process's own appends.
-    appended: Arc<tokio::sync::Notify>,
+    _listener: poll::Listener,
 }
 
 async fn checkpoints(database: Arc<Database>) {

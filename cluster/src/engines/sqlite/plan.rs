@@ -89,7 +89,8 @@ pub(super) fn plan(
             continue;
         }
         let row = append(head, batch, bytes, now_ms);
-        let Known { incarnation, first, last } = Known { incarnation: row.incarnation, first: row.first, last: row.last };
+        let Known { incarnation, first, last } =
+            Known { incarnation: row.incarnation, first: row.first, last: row.last };
         if let Some(id) = id {
             known.insert(id, Known { incarnation, first, last });
         }

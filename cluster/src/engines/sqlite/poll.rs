@@ -1,76 +1,110 @@
-//! One task per process that notices what other processes have committed.
+//! Noticing what other processes have committed.
 //!
-//! `PRAGMA data_version` changes when another connection has committed; asking costs a few
-//! microseconds and touches no disk. A file that nobody watches is not asked at all.
+//! One thread per process reads the [`bell`](super::bell) of both files about every 50 ms. It is a
+//! plain thread, since a timer of the runtime costs several thread switches per tick, and an idle
+//! node's cost is little else. Every other second a task asks SQLite itself, whose
+//! `PRAGMA data_version` changes when another connection has committed, in case somebody died between
+//! the commit and the ring. A file that nobody watches is left alone.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use trawl_proto::{Seq, ShardKey};
 
-use super::News;
 use super::database::Database;
 use crate::Error;
 
-/// Ticks to sit out after a failure, so that a broken file is not hammered.
-const TICKS_AFTER_FAILURE: u32 = 10;
+/// How often SQLite is asked.
+const ASK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The last seq of every log there is.
-pub(super) type Ends = HashMap<ShardKey, Seq>;
+/// The last seq of every log there is, for tails to wait on.
+pub(super) type Ends = watch::Sender<Arc<HashMap<ShardKey, Seq>>>;
 
-/// The task.
+/// The thread that listens to the bells; it ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Listener {
+    stop: Arc<AtomicBool>,
+    thread: Thread,
+}
+
+impl Listener {
+    /// Starts the thread.
+    pub(super) fn start(store: Arc<Database>, logs: Arc<Database>, ends: Ends, interval: Duration) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = thread::Builder::new().name("trawl-poll".to_owned()).spawn(move || {
+            let (mut store_tone, mut logs_tone) = (None, None);
+            while !stopped.load(Ordering::Relaxed) {
+                if store.changes.receiver_count() > 0 && store.rung_by_another(&mut store_tone) {
+                    store.wake();
+                }
+                if ends.receiver_count() > 0 && logs.rung_by_another(&mut logs_tone) {
+                    logs.wake();
+                }
+                thread::park_timeout(interval);
+            }
+        })?;
+        Ok(Self { stop, thread: thread.thread().clone() })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.unpark();
+    }
+}
+
+/// The task that asks SQLite, and reads where the logs end when one may have grown.
 pub(super) struct Poller {
     store: Watched,
     logs: Watched,
-    news: News,
-    interval: Duration,
+    ends: Ends,
 }
 
 impl Poller {
-    /// A poller of both files and what it will tell.
-    pub(super) fn new(store: Arc<Database>, logs: Arc<Database>, interval: Duration) -> (Self, News) {
-        let news = News {
-            store: watch::Sender::new(0),
-            logs: watch::Sender::new(Arc::default()),
-            appended: Arc::new(Notify::new()),
-        };
-        (Self { store: Watched::new(store), logs: Watched::new(logs), news: news.clone(), interval }, news)
+    /// A poller of both files, which tells where the logs end.
+    pub(super) fn new(store: Arc<Database>, logs: Arc<Database>, ends: Ends) -> Self {
+        Self { store: Watched::new(store), logs: Watched::new(logs), ends }
     }
 
     /// Runs until aborted.
     pub(super) async fn run(mut self) {
-        let mut ticks = tokio::time::interval(self.interval);
+        let mut changes = self.logs.database.changes.subscribe();
+        let mut ticks = tokio::time::interval(ASK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = ticks.tick() => self.look().await,
-                () = self.news.appended.notified() => {
-                    if self.news.logs.receiver_count() > 0 {
-                        self.tell_ends().await;
-                    }
+                _ = ticks.tick() => self.ask().await,
+                // The sender lives as long as this task's `logs`.
+                _ = changes.changed() => if self.ends.receiver_count() > 0 {
+                    self.tell_ends().await;
                 }
             }
         }
     }
 
-    async fn look(&mut self) {
-        if self.news.store.receiver_count() > 0 && self.store.changed().await {
-            self.news.store.send_modify(|changes| *changes += 1);
+    async fn ask(&mut self) {
+        if self.store.database.changes.receiver_count() > 0 && self.store.changed().await {
+            self.store.database.wake();
         }
-        if self.news.logs.receiver_count() > 0 && self.logs.changed().await {
-            self.tell_ends().await;
+        if self.ends.receiver_count() > 0 && self.logs.changed().await {
+            self.logs.database.wake();
         }
     }
 
     async fn tell_ends(&mut self) {
         match self.logs.ends().await {
             Ok(ends) => {
-                self.news.logs.send_if_modified(|told| {
+                self.ends.send_if_modified(|told| {
                     let changed = **told != ends;
                     if changed {
                         *told = Arc::new(ends);
@@ -83,27 +117,22 @@ impl Poller {
     }
 }
 
-/// One file that is looked at.
+/// One file that is asked.
 struct Watched {
     database: Arc<Database>,
     connection: Option<SqliteConnection>,
     /// As last seen on this very connection; the numbers of different connections do not compare.
     version: Option<i64>,
     failing: bool,
-    sit_out: u32,
 }
 
 impl Watched {
     fn new(database: Arc<Database>) -> Self {
-        Self { database, connection: None, version: None, failing: false, sit_out: 0 }
+        Self { database, connection: None, version: None, failing: false }
     }
 
     /// Whether the file may have changed since the last call.
     async fn changed(&mut self) -> bool {
-        if self.sit_out > 0 {
-            self.sit_out -= 1;
-            return false;
-        }
         match self.version_now().await {
             Ok(version) => {
                 if std::mem::take(&mut self.failing) {
@@ -125,7 +154,7 @@ impl Watched {
         row.map(|row| row.get(0)).map_err(database.error("poll"))
     }
 
-    async fn ends(&mut self) -> Result<Ends, Error> {
+    async fn ends(&mut self) -> Result<HashMap<ShardKey, Seq>, Error> {
         let database = self.database.clone();
         let connection = self.connection().await?;
         let rows = sqlx::query("SELECT index_uid, shard, last FROM logs").fetch_all(connection).await;
@@ -148,13 +177,13 @@ impl Watched {
         Ok(self.connection.insert(connection))
     }
 
-    /// Starts over with a new connection, after a pause.
+    /// Starts over with a new connection the next time. That finds the file changed, so nothing that
+    /// happened meanwhile is missed.
     fn failed(&mut self, error: &Error) {
         if !std::mem::replace(&mut self.failing, true) {
             tracing::warn!(error = error as &dyn std::error::Error, "the cluster engine cannot be read");
         }
         self.connection = None;
         self.version = None;
-        self.sit_out = TICKS_AFTER_FAILURE;
     }
 }

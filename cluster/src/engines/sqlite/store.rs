@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::database::Database;
 use super::failure::unavailable;
-use super::{EngineOptions, News, Tasks};
+use super::{EngineOptions, Tasks};
 use crate::Error;
 use crate::store::{Change, Entry, Guard, Revision, Store, Update, Write};
 
@@ -32,13 +32,12 @@ pub(super) struct SqliteStore {
 struct Shared {
     database: Arc<Database>,
     options: EngineOptions,
-    news: News,
     _tasks: Arc<Tasks>,
 }
 
 impl SqliteStore {
-    pub(super) fn new(database: Arc<Database>, options: EngineOptions, news: News, tasks: Arc<Tasks>) -> Self {
-        Self { shared: Arc::new(Shared { database, options, news, _tasks: tasks }) }
+    pub(super) fn new(database: Arc<Database>, options: EngineOptions, tasks: Arc<Tasks>) -> Self {
+        Self { shared: Arc::new(Shared { database, options, _tasks: tasks }) }
     }
 }
 
@@ -60,7 +59,7 @@ impl Store for SqliteStore {
 
     fn watch(&self, prefix: &str) -> BoxStream<'static, Change> {
         let watch = Watch {
-            wakes: self.shared.news.store.subscribe(),
+            wakes: self.shared.database.changes.subscribe(),
             shared: self.shared.clone(),
             prefix: prefix.to_owned(),
             seen: None,
@@ -146,7 +145,6 @@ impl Shared {
             prune(connection, self.options.tombstones_max).await.map_err(failed())?;
         }
         transaction.commit(writes.iter().map(size).sum()).await?;
-        self.news.store.send_modify(|changes| *changes += 1);
         Ok(revision)
     }
 }
@@ -220,7 +218,8 @@ async fn first_broken(connection: &mut SqliteConnection, guards: &[Guard]) -> Re
 
 /// Carries out the writes; returns the new revision and whether anything has changed.
 async fn write(connection: &mut SqliteConnection, writes: &[Write]) -> Result<(Revision, bool), sqlx::Error> {
-    let row = sqlx::query("UPDATE meta SET revision = revision + 1 RETURNING revision").fetch_one(&mut *connection).await?;
+    let row =
+        sqlx::query("UPDATE meta SET revision = revision + 1 RETURNING revision").fetch_one(&mut *connection).await?;
     let revision = revision(&row, 0);
     let mut changed = false;
     for write in writes {

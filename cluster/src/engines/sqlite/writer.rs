@@ -13,10 +13,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 use trawl_proto::{Incarnation, Seq, ShardKey};
 
+use super::EngineOptions;
 use super::database::Database;
 use super::failure::Shared;
 use super::plan::{Known, LogHead, NewRow, Prepared, plan};
-use super::{EngineOptions, News};
 use crate::Error;
 use crate::shard_log::Appended;
 
@@ -47,13 +47,12 @@ impl Job {
 pub(super) struct Writer {
     database: Arc<Database>,
     options: EngineOptions,
-    news: News,
     expired_at: Instant,
 }
 
 impl Writer {
-    pub(super) fn new(database: Arc<Database>, options: EngineOptions, news: News) -> Self {
-        Self { database, options, news, expired_at: Instant::now() }
+    pub(super) fn new(database: Arc<Database>, options: EngineOptions) -> Self {
+        Self { database, options, expired_at: Instant::now() }
     }
 
     /// Runs until the queue is closed and empty.
@@ -92,7 +91,6 @@ impl Writer {
                 for (job, count) in group.into_iter().zip(counts) {
                     let _ = job.reply.send(Ok(results.by_ref().take(count).collect()));
                 }
-                self.news.appended.notify_one();
             }
             Err(error) => {
                 let error = Shared::new(error);
@@ -235,8 +233,7 @@ async fn insert_rows(connection: &mut SqliteConnection, rows: &[NewRow]) -> Resu
 }
 
 async fn insert_known(connection: &mut SqliteConnection, rows: &[NewRow]) -> Result<(), sqlx::Error> {
-    let named: Vec<(&NewRow, &String)> =
-        rows.iter().filter_map(|row| Some((row, row.message_id.as_ref()?))).collect();
+    let named: Vec<(&NewRow, &String)> = rows.iter().filter_map(|row| Some((row, row.message_id.as_ref()?))).collect();
     for chunk in named.chunks(STATEMENT_ROWS_MAX) {
         let statement = format!(
             "INSERT INTO message_ids (log, message_id, incarnation, first, last, time_ms) VALUES {}",
