@@ -45,15 +45,23 @@ impl Reply {
     }
 }
 
-/// No answer: cannot connect, connection lost, or no answer in time.
+/// No answer: cannot connect, connection lost, or no answer in time. Names the innermost cause itself, so it has no source.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", describe(.0))]
-pub struct ClientError(#[from] reqwest::Error);
+#[error("{}", describe(.error))]
+pub struct ClientError {
+    error: reqwest::Error,
+}
+
+impl From<reqwest::Error> for ClientError {
+    fn from(error: reqwest::Error) -> Self {
+        Self { error }
+    }
+}
 
 impl ClientError {
     /// Whether no connection was made, so that the request was certainly not seen.
     pub fn is_connect(&self) -> bool {
-        self.0.is_connect()
+        self.error.is_connect()
     }
 }
 

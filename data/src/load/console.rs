@@ -13,6 +13,8 @@ use crate::readers::{Compression, Format};
 const REJECTIONS_SHOWN: u64 = 20;
 /// Time between plain lines, also between lines about pauses.
 const LINE_EVERY: Duration = Duration::from_secs(5);
+/// Shorter pauses are not shown.
+const PAUSE_SHOWN_MIN: Duration = Duration::from_secs(1);
 
 /// Shows progress on standard error.
 pub struct Console {
@@ -75,13 +77,13 @@ impl Observer for Console {
         let seconds = progress.elapsed.as_secs_f64().max(1e-3);
         let documents_rate = progress.loaded as f64 / seconds;
         let megabytes_rate = progress.bytes_loaded as f64 / 1e6 / seconds;
-        let mut text = format!("{} documents, {documents_rate:.0} docs/s, {megabytes_rate:.1} MB/s", progress.loaded);
+        let mut text = format!("{} docs, {documents_rate:.0} docs/s, {megabytes_rate:.1} MB/s", progress.loaded);
         if progress.rejected > 0 {
             text.push_str(&format!(", {} rejected", progress.rejected));
         }
         if let Some(bar) = &self.bar {
             if let (Some(total), None) = (progress.bytes_total, bar.length()) {
-                bar.set_style(style("{bar:30} {percent:>3}% {wide_msg} {elapsed}, {eta} to go"));
+                bar.set_style(style("{bar:20} {percent:>3}% {wide_msg} {eta} to go"));
                 bar.set_length(total);
             }
             bar.set_position(progress.bytes_read);
@@ -112,6 +114,10 @@ impl Observer for Console {
     }
 
     fn retrying(&self, reason: &str, pause: Duration) {
+        // A short pause is the ordinary way of a busy cluster.
+        if pause < PAUSE_SHOWN_MIN {
+            return;
+        }
         let Ok(mut state) = self.state.lock() else { return };
         let now = Instant::now();
         if state.last_pause.is_none_or(|last| now.duration_since(last) >= LINE_EVERY) {

@@ -65,7 +65,7 @@ async fn bulk(
 ) -> Response {
     assert_eq!(index, "catches");
     let mood = server.mood;
-    let is_turn = |count: u64, every: Option<u64>| every.is_some_and(|every| count % every == 0);
+    let is_turn = |count: u64, every: Option<u64>| every.is_some_and(|every| count.is_multiple_of(every));
     let request = server.requests.fetch_add(1, Ordering::SeqCst);
     if let Some((every, status)) = mood.refuse.filter(|(every, _)| request % every == 0) {
         let error = json!({ "error": { "type": "es_rejected_execution_exception", "reason": format!("every {every}th") } });

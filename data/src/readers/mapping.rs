@@ -12,6 +12,8 @@ use super::csv_types::{Kind, Table, is_date};
 
 /// Objects of the sample that are looked at.
 const OBJECTS_MAX: usize = 1_000;
+/// Elasticsearch's default for the keyword of a string.
+const KEYWORD_CHARS_MAX: usize = 256;
 /// Strings beyond so many fields are left to the index.
 const FIELDS_MAX: usize = 100;
 
@@ -33,7 +35,7 @@ fn keyword() -> Value {
 }
 
 fn text_with_keyword() -> Value {
-    json!({ "type": "text", "fields": { "keyword": { "type": "keyword", "ignore_above": 256 } } })
+    json!({ "type": "text", "fields": { "keyword": { "type": "keyword", "ignore_above": KEYWORD_CHARS_MAX } } })
 }
 
 fn debian() -> Value {
@@ -72,7 +74,8 @@ fn of_table(table: Option<&Table>) -> Value {
 #[derive(Default)]
 struct Seen {
     text: bool,
-    date: bool,
+    /// A text that `.keyword` would take.
+    short: bool,
     other: bool,
 }
 
@@ -83,8 +86,10 @@ fn of_objects(sample: &[u8]) -> Value {
     }
     let mut properties = Map::new();
     let strings = seen.iter().filter(|(_, seen)| seen.text && !seen.other);
-    for (path, _) in strings.take(FIELDS_MAX) {
-        insert(&mut properties, path, text_with_keyword());
+    for (path, seen) in strings.take(FIELDS_MAX) {
+        // `.keyword` of what is always long would stay empty.
+        let field = if seen.short { text_with_keyword() } else { json!({ "type": "text" }) };
+        insert(&mut properties, path, field);
     }
     json!({ "properties": properties })
 }
@@ -137,7 +142,8 @@ fn look(value: &Value, path: &str, seen: &mut BTreeMap<String, Seen>, depth: usi
         Value::Array(values) => values.iter().for_each(|value| look(value, path, seen, depth)),
         Value::String(text) => {
             let seen = seen.entry(path.to_owned()).or_default();
-            if is_date(text) { seen.date = true } else { seen.text = true }
+            seen.text |= !is_date(text);
+            seen.short |= text.chars().take(KEYWORD_CHARS_MAX + 1).count() <= KEYWORD_CHARS_MAX;
         }
         _ => seen.entry(path.to_owned()).or_default().other = true,
     }
