@@ -348,7 +348,11 @@ impl Core {
         for attempt in 0..2 {
             let layout = &self.layout;
             let analyzers = &mut self.analyzers;
-            let parse = AssertUnwindSafe(|| Draft::parse(layout, &operation.id, &operation.source, analyzers));
+            let parse = AssertUnwindSafe(|| {
+                #[cfg(test)]
+                tests::poison(operation);
+                Draft::parse(layout, &operation.id, &operation.source, analyzers)
+            });
             match catch_unwind(parse) {
                 Ok(draft) => return Ok(draft),
                 Err(panic) => {

@@ -53,8 +53,12 @@ pub struct Config {
     /// Bytes of log rows read at a time. Default 4 MiB.
     pub read_bytes: usize,
 
-    /// How often the heads of all logs are compared. Default 200 ms.
+    /// How often the heads of all logs are compared, for appends that nobody told of. Default 200 ms.
     pub heads_interval: Duration,
+    /// The same when no replica has moved for `heads_quiet_time`. Default 1 s.
+    pub heads_interval_quiet: Duration,
+    /// Default 5 s.
+    pub heads_quiet_time: Duration,
     /// Least time between two commits that requests ask for, per replica. Default 20 ms.
     pub commit_interval_min: Duration,
     /// First and longest pause before a failed replica is tried again. Default 1 s and 60 s.
@@ -94,6 +98,8 @@ impl Config {
             outcomes_max: 100_000,
             read_bytes: 4 << 20,
             heads_interval: Duration::from_millis(200),
+            heads_interval_quiet: Duration::from_secs(1),
+            heads_quiet_time: Duration::from_secs(5),
             commit_interval_min: Duration::from_millis(20),
             retry_min: Duration::from_secs(1),
             retry_max: Duration::from_secs(60),

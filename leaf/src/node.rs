@@ -15,7 +15,7 @@ use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -24,7 +24,7 @@ use trawl_cluster::store::Write;
 use trawl_cluster::{Engine, Membership, View, Viewer};
 use trawl_data::mapping::Mapping;
 use trawl_proto::v1::leaf_server::LeafServer;
-use trawl_proto::{IndexUid, ShardKey};
+use trawl_proto::{Generation, IndexUid, ShardKey};
 
 use self::directory::DataDir;
 use crate::apply::Mappings;
@@ -193,19 +193,28 @@ impl LeafNode {
 }
 
 /// Looks at the heads of all logs now and then: for appends whose call was lost, and for a log that
-/// lost its tail. Also lets go of searchers whose time is over.
+/// lost its tail. Less often when nothing has moved for a while. Also lets go of searchers whose time
+/// is over.
 async fn watch_heads(service: Arc<Service>, shared: Arc<Shared>) {
-    let mut ticks = tokio::time::interval(shared.config.heads_interval);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let config = &shared.config;
+    let mut moved_at = Instant::now();
+    let mut applied: Vec<Generation> = Vec::new();
     loop {
-        ticks.tick().await;
+        let is_quiet = moved_at.elapsed() > config.heads_quiet_time;
+        let pause = if is_quiet { config.heads_interval_quiet } else { config.heads_interval };
+        tokio::time::sleep(pause).await;
         service.pins.expire();
         let replicas = service.replicas.all();
+        let shards: Vec<ShardKey> = replicas.iter().map(|replica| replica.shard().clone()).collect();
+        let before: Vec<_> = replicas.iter().map(|replica| replica.progress()).collect();
+        let now: Vec<Generation> = before.iter().map(|progress| progress.applied).collect();
+        if now != applied {
+            moved_at = Instant::now();
+            applied = now;
+        }
         if replicas.is_empty() {
             continue;
         }
-        let shards: Vec<ShardKey> = replicas.iter().map(|replica| replica.shard().clone()).collect();
-        let before: Vec<_> = replicas.iter().map(|replica| replica.progress()).collect();
         match shared.engine.log.heads(&shards).await {
             Ok(heads) => {
                 for ((replica, head), before) in replicas.iter().zip(heads).zip(&before) {

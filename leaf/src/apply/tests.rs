@@ -202,7 +202,7 @@ proptest! {
                         kind: [Kind::Index, Kind::Create, Kind::Delete][*kind as usize].into(),
                         id: format!("id-{id}"),
                         source: SOURCES[*source as usize].0.as_bytes().to_vec().into(),
-                        if_seq_no: (*condition == 0).then(|| expected.len() as u64),
+                        if_seq_no: (*condition == 0).then_some(expected.len() as u64),
                         if_primary_term: (*condition == 0).then_some(1),
                         ..Operation::default()
                     }).collect();
@@ -260,6 +260,27 @@ fn a_row_that_does_not_link_stops_the_replica() {
     let skipped = Record { first: Seq(3), last: Seq(3), ..good.clone() };
     assert!(matches!(bench.core().apply(&skipped), Err(Stop::Error(Error::History(_)))));
     assert!(bench.core().apply(&good).is_ok());
+}
+
+/// Called where an operation is parsed: some ids panic there, always or once.
+pub(super) fn poison(operation: &Operation) {
+    thread_local!(static PANICKED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
+    assert!(operation.id != "poison", "as the test wants it");
+    assert!(operation.id != "flaky" || PANICKED.replace(true), "once");
+}
+
+#[test]
+fn a_panic_is_tried_again_alone_and_then_stops_the_replica_with_its_reason() {
+    let mut bench = Bench::new(vec![json!({})]);
+    bench.append(vec![index("a", &json!({})), index("flaky", &json!({}))], 1, 1);
+    assert_eq!(results(&bench.catch_up()), [(Came::Created, 1), (Came::Created, 1)]);
+    let row = bench.append(vec![index("b", &json!({})), index("poison", &json!({}))], 1, 1);
+    match bench.core().apply(&row) {
+        Err(Stop::Error(Error::Poison { seq, reason })) => {
+            assert_eq!((seq, reason.as_str()), (Seq(4), "as the test wants it"));
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
-use std::time::Instant;
 
 use prost::Message;
 use serde_json::json;
@@ -354,8 +353,8 @@ async fn a_log_that_lost_its_tail_stops_the_replica() {
     leaf.serving(&shard).await;
     cluster.append(&shard, vec![index("a", &json!({})), index("b", &json!({}))]).await;
     leaf.until_status(&shard, |status| status.committed == 2).await;
-    cluster.engine.log.remove(Epoch(1), &[shard.clone()]).await.unwrap();
-    cluster.engine.log.create(Epoch(1), &[shard.clone()]).await.unwrap();
+    cluster.engine.log.remove(Epoch(1), std::slice::from_ref(&shard)).await.unwrap();
+    cluster.engine.log.create(Epoch(1), std::slice::from_ref(&shard)).await.unwrap();
     cluster.append(&shard, vec![index("c", &json!({}))]).await;
     let status = leaf.until_status(&shard, |status| status.state() == State::Failed).await;
     assert!(status.reason.contains("does not continue this replica"), "{}", status.reason);

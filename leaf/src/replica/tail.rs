@@ -277,6 +277,8 @@ impl Opened<'_> {
     /// last searcher goes on serving meanwhile.
     async fn remake(&mut self, stop: Stop) -> Result<Stop, Error> {
         let Some(core) = self.core.take() else { return Ok(stop) };
+        // What was not committed comes again from the log; until then it counts as not applied.
+        self.tail.replica.progress.send_modify(|progress| progress.applied = progress.committed);
         let stop = blocking(move || {
             match stop {
                 Stop::Spares(spares) => core.rebuild(spares)?,
