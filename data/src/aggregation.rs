@@ -211,9 +211,7 @@ fn variant(
             {
                 return Err(unsupported(&histogram.field, *kind, "date_histogram"));
             }
-            #[expect(clippy::cast_precision_loss, reason = "milliseconds of any date are exact")]
             let ms = |value: i64| value as f64;
-            #[expect(clippy::cast_precision_loss, reason = "milliseconds of any date are exact")]
             let interval = histogram.interval_ms as f64;
             let plain = v1::HistogramAggregation {
                 field: histogram.field.clone(),

@@ -116,7 +116,6 @@ impl Statistics {
     }
 
     /// The average length of a field.
-    #[expect(clippy::cast_precision_loss, reason = "as tantivy computes it")]
     pub fn average_length(&self, field: Field) -> f32 {
         self.tokens.get(&field).copied().unwrap_or(1) as f32 / self.documents as f32
     }

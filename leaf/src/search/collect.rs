@@ -319,7 +319,6 @@ fn weight_for_pruning(wanted: &Wanted<'_>) -> tantivy::Result<Box<dyn Weight>> {
 }
 
 /// How far the segment's average lengths are from the index's, over the query's fields: at least 1.
-#[expect(clippy::cast_precision_loss, reason = "as tantivy computes it")]
 fn length_ratio(wanted: &Wanted<'_>, reader: &SegmentReader) -> tantivy::Result<f32> {
     let mut worst = 1.0f32;
     for term in wanted.root.wand_terms().unwrap_or_default() {

@@ -91,15 +91,15 @@ impl Interval {
     /// The interval over one column, when the column is of its kind and any value can be inside.
     pub fn select(&self, column: DynamicColumn) -> tantivy::Result<Option<Selected>> {
         Ok(match (self, column) {
-            (Self::Number(low, high), DynamicColumn::I64(column)) => longs(*low, *high).map(|r| coded(column, r)),
+            (Self::Number(low, high), DynamicColumn::I64(column)) => longs(*low, *high).and_then(|r| coded(column, r)),
             (Self::Number(low, high), DynamicColumn::U64(column)) => longs(*low, *high)
                 .filter(|range| *range.end() >= 0)
-                .map(|r| coded(column, r.start().max(&0).unsigned_abs()..=r.end().unsigned_abs())),
-            (Self::Number(low, high), DynamicColumn::F64(column)) => doubles(*low, *high).map(|r| coded(column, r)),
-            (Self::Date(low, high), DynamicColumn::DateTime(column)) => dates(*low, *high).map(|r| coded(column, r)),
-            (Self::Boolean(low, high), DynamicColumn::Bool(column)) => booleans(*low, *high).map(|r| coded(column, r)),
+                .and_then(|r| coded(column, r.start().max(&0).unsigned_abs()..=r.end().unsigned_abs())),
+            (Self::Number(low, high), DynamicColumn::F64(column)) => doubles(*low, *high).and_then(|r| coded(column, r)),
+            (Self::Date(low, high), DynamicColumn::DateTime(column)) => dates(*low, *high).and_then(|r| coded(column, r)),
+            (Self::Boolean(low, high), DynamicColumn::Bool(column)) => booleans(*low, *high).and_then(|r| coded(column, r)),
             (Self::Ip(low, high), DynamicColumn::IpAddr(column)) => {
-                addresses(*low, *high).map(|range| Selected::Ip(column, range))
+                addresses(*low, *high).and_then(|range| clamped(&column, range)).map(|range| Selected::Ip(column, range))
             }
             (Self::Ip(low, high), DynamicColumn::Str(column)) => {
                 let (low, high) = (low.map(ip_key), high.map(ip_key));
@@ -152,9 +152,22 @@ pub fn ip(bytes: &[u8]) -> Option<Ipv6Addr> {
 fn coded<T: MonotonicallyMappableToU64 + PartialOrd + Copy + std::fmt::Debug>(
     column: Column<T>,
     values: RangeInclusive<T>,
-) -> Selected {
-    let range = values.start().to_u64()..=values.end().to_u64();
-    Selected::Coded(column.to_u64_monotonic(), range)
+) -> Option<Selected> {
+    let column = column.to_u64_monotonic();
+    let range = clamped(&column, values.start().to_u64()..=values.end().to_u64())?;
+    Some(Selected::Coded(column, range))
+}
+
+/// The part of a range where the column has values. Tantivy takes a range that lies below the least
+/// value for one that begins there.
+fn clamped<T: PartialOrd + Copy + std::fmt::Debug + Send + Sync + 'static>(
+    column: &Column<T>,
+    range: RangeInclusive<T>,
+) -> Option<RangeInclusive<T>> {
+    let (least, greatest) = (column.min_value(), column.max_value());
+    let low = if *range.start() < least { least } else { *range.start() };
+    let high = if *range.end() > greatest { greatest } else { *range.end() };
+    non_empty(low, high)
 }
 
 fn non_empty<T: PartialOrd>(low: T, high: T) -> Option<RangeInclusive<T>> {
@@ -183,7 +196,6 @@ fn longs(low: Bound<Number>, high: Bound<Number>) -> Option<RangeInclusive<i64>>
 const LONG_END: f64 = 9_223_372_036_854_775_808.0;
 
 /// The least `i64` that is not below a whole number.
-#[expect(clippy::cast_possible_truncation, reason = "the value is in range")]
 fn least_long(value: f64) -> Option<i64> {
     if value.is_nan() || value >= LONG_END {
         return None;
@@ -192,7 +204,6 @@ fn least_long(value: f64) -> Option<i64> {
 }
 
 /// The greatest `i64` that is not above a whole number.
-#[expect(clippy::cast_possible_truncation, reason = "the value is in range")]
 fn greatest_long(value: f64) -> Option<i64> {
     if value.is_nan() || value < -LONG_END {
         return None;
@@ -200,7 +211,6 @@ fn greatest_long(value: f64) -> Option<i64> {
     Some(if value >= LONG_END { i64::MAX } else { value as i64 })
 }
 
-#[expect(clippy::cast_precision_loss, reason = "compared with doubles, which have no more precision")]
 fn doubles(low: Bound<Number>, high: Bound<Number>) -> Option<RangeInclusive<f64>> {
     let double = |number| match number {
         Number::Long(value) => value as f64,

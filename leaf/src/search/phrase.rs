@@ -176,7 +176,7 @@ impl Scorer for SloppyScorer {
 
 /// Counts matches: at each step the term with the least displacement moves on, unless all
 /// displacements are within `slop`; then that is a match and all terms move on.
-fn count_matches(positions: &[Vec<u32>], places: &[u32], twins: &[Vec<usize>], slop: u32) -> u32 {
+pub fn count_matches(positions: &[Vec<u32>], places: &[u32], twins: &[Vec<usize>], slop: u32) -> u32 {
     let mut at = vec![0usize; positions.len()];
     let mut count = 0;
     'search: loop {

@@ -111,7 +111,6 @@ fn compare_doubles(a: f64, b: f64) -> Ordering {
 }
 
 /// Exact also where an `i64` has more digits than a double.
-#[expect(clippy::cast_possible_truncation, reason = "the whole part is in range")]
 fn compare_mixed(long: i64, double: f64) -> Ordering {
     if double.is_nan() || double >= 9_223_372_036_854_775_808.0 {
         return Ordering::Less;
@@ -440,7 +439,6 @@ fn column_values(
         }
         DynamicColumn::U64(column) => {
             for value in column.values_for_doc(doc) {
-                #[expect(clippy::cast_precision_loss, reason = "beyond every i64")]
                 let number = i64::try_from(value).map_or(Key::Double(value as f64), |value| long(value, field_type));
                 best = key.choose(best, number);
             }
@@ -480,12 +478,10 @@ fn column_values(
 }
 
 /// The same number is the same key whether its segment happens to keep `i64` or `f64`.
-#[expect(clippy::cast_precision_loss, reason = "the field's values are doubles")]
 fn long(value: i64, field_type: &FieldType) -> Key {
     if is_double(field_type) { Key::Double(value as f64) } else { Key::Long(value) }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "whole and in range")]
 fn double(value: f64, field_type: &FieldType) -> Key {
     let is_whole = value.trunc() == value && value.abs() < 9_007_199_254_740_992.0;
     if is_whole && !is_double(field_type) { Key::Long(value as i64) } else { Key::Double(value) }

@@ -68,7 +68,6 @@ impl Merging {
                 let key = if is_date {
                     // Whether tantivy made milliseconds of the nanoseconds depends on what it merged last.
                     let ms = if entry.key_as_string.is_some() { value + HALF / NANOS } else { (value + HALF) / NANOS };
-                    #[expect(clippy::cast_possible_truncation, reason = "dates are far inside")]
                     BucketKey::DateMs(ms.round() as i64)
                 } else {
                     // No negative zero.
@@ -133,7 +132,6 @@ fn entry_of(buckets: BucketEntries<RangeBucketEntry>) -> Option<RangeBucketEntry
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "histogram keys are doubles")]
 fn number(key: &Key) -> f64 {
     match key {
         Key::F64(value) => *value,
@@ -144,7 +142,6 @@ fn number(key: &Key) -> f64 {
 }
 
 /// A term as users know it: tantivy knows no booleans, dates or addresses in keys.
-#[expect(clippy::cast_precision_loss, reason = "the field's values are doubles")]
 fn term_key(entry: &BucketEntry, kind: Option<ValueKind>) -> BucketKey {
     let is_double = kind == Some(ValueKind::Double);
     match (&entry.key, entry.key_as_string.as_deref()) {
@@ -231,7 +228,6 @@ impl<'a> Order<'a> {
 
 fn figure(bucket: &Bucket, name: &str, property: &str) -> Option<f64> {
     let (_, result) = bucket.aggregations.iter().find(|(own, _)| own == name)?;
-    #[expect(clippy::cast_precision_loss, reason = "only compared")]
     match result {
         AggregationResult::Value(value) => *value,
         AggregationResult::Stats { count, min, max, avg, sum, extended } => match property {
@@ -252,7 +248,6 @@ fn figure(bucket: &Bucket, name: &str, property: &str) -> Option<f64> {
 }
 
 /// Numbers by value, then dates and booleans, then strings bytewise.
-#[expect(clippy::cast_precision_loss, reason = "mixed numbers are compared as doubles")]
 fn compare_keys(a: &BucketKey, b: &BucketKey) -> Ordering {
     let rank = |key: &BucketKey| match key {
         BucketKey::Long(_) | BucketKey::Double(_) => 0,

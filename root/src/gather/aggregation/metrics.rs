@@ -53,7 +53,6 @@ pub(super) fn cardinality(found: MetricResult) -> Option<AggregationResult> {
 
 /// As Elasticsearch computes them, from the two sums alone: these are compensated, so the figures do
 /// not depend on how the values fell into shards.
-#[expect(clippy::cast_precision_loss, reason = "as Elasticsearch computes it")]
 fn extended(count: u64, sum: f64, sum_of_squares: Option<f64>) -> ExtendedStats {
     let n = count as f64;
     let deviations = sum_of_squares.map(|squares| (squares - sum * sum / n).max(0.0));
