@@ -92,6 +92,44 @@ impl DocSet for Counter {
     }
 }
 
+/// The documents of any query, to be excluded.
+///
+/// Tantivy asks an exclusion for documents that it has already passed, which its phrases forbid; the
+/// plain seek in between does not mind.
+#[derive(Debug)]
+pub struct ExcludedDocs(pub Box<dyn Query>);
+
+impl Docs for ExcludedDocs {
+    fn open(&self, reader: &SegmentReader) -> tantivy::Result<Box<dyn DocSet>> {
+        let weight = self.0.weight(EnableScoring::disabled_from_schema(reader.schema()))?;
+        Ok(Box::new(PlainSeek(weight.scorer(reader, 1.0)?)))
+    }
+}
+
+struct PlainSeek(Box<dyn Scorer>);
+
+impl DocSet for PlainSeek {
+    fn advance(&mut self) -> DocId {
+        self.0.advance()
+    }
+
+    fn seek(&mut self, target: DocId) -> DocId {
+        self.0.seek(target)
+    }
+
+    fn doc(&self) -> DocId {
+        self.0.doc()
+    }
+
+    fn size_hint(&self) -> u32 {
+        self.0.size_hint()
+    }
+
+    fn cost(&self) -> u64 {
+        self.0.cost()
+    }
+}
+
 /// Documents with a value of a column inside an interval.
 #[derive(Debug)]
 pub struct IntervalDocs {

@@ -9,7 +9,7 @@ use tantivy::query::{
 };
 use tantivy::schema::IndexRecordOption;
 
-use super::docs::{Docs, DocsQuery};
+use super::docs::{Docs, DocsQuery, ExcludedDocs};
 use super::phrase::SloppyPhrase;
 
 /// One node of the query tree.
@@ -203,7 +203,8 @@ impl Clauses {
             clauses.push((Occur::Must, Box::new(ConstScoreQuery::new(node.query(), 0.0))));
         }
         for node in &self.must_not {
-            clauses.push((Occur::MustNot, Box::new(ConstScoreQuery::new(node.query(), 0.0))));
+            let docs = Arc::new(ExcludedDocs(node.query()));
+            clauses.push((Occur::MustNot, Box::new(DocsQuery { docs, score: 0.0 })));
         }
         BooleanQuery::with_minimum_required_clauses(clauses, self.minimum)
     }
