@@ -6,7 +6,7 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
 use trawl_cluster::EngineOptions;
-use trawl_root::{Config, RootNode};
+use trawl_root::{Config, node::RootNode};
 
 /// Runs a root: serves HTTP, plans, scatters to the leaves and merges; one root leads.
 #[derive(Debug, clap::Args)]

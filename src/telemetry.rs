@@ -75,14 +75,14 @@ pub async fn serve_metrics(
         .await
         .with_context(|| format!("cannot listen on {address} for metrics (--metrics)"))?;
     let router = Router::new()
-        .route("/metrics", get(move || async move { metrics_text(&registry) }))
+        .route("/metrics", get(move || std::future::ready(metrics_text(&registry))))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(|| async { "ok\n" }));
     axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await?;
     Ok(())
 }
 
-fn metrics_text(registry: &Registry) -> impl IntoResponse {
+fn metrics_text(registry: &Registry) -> impl IntoResponse + use<> {
     let mut text = String::new();
     // Writing to a String does not fail.
     let _ = prometheus_client::encoding::text::encode(&mut text, registry);

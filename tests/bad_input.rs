@@ -101,7 +101,7 @@ async fn an_index_made_again_under_its_name_while_a_leaf_was_away_has_only_the_n
     client.bulk_index("boats", &[("new".to_owned(), json!({"name": "new"}))], false).await;
     nix::sys::signal::kill(up, nix::sys::signal::Signal::SIGCONT).unwrap();
     cluster.green().await;
-    client.post("/boats/_refresh", json!({})).await;
+    client.get("/boats/_refresh").await;
     for leaf in ["leaf-0", "leaf-1"] {
         let answer = client.post(&format!("/boats/_search?preference=_prefer_nodes:{leaf}"), json!({})).await;
         assert_eq!(harness::ids(&answer.body), ["new"], "{}", answer.text);

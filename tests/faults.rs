@@ -120,7 +120,7 @@ async fn without_another_replica_answers_are_partial_and_say_so_until_the_leaf_h
 
     nix::sys::signal::kill(up, Signal::SIGCONT).unwrap();
     cluster.green().await;
-    client.post("/thin/_refresh", json!({})).await;
+    client.get("/thin/_refresh").await;
     let answer = client.search("thin", search).await;
     assert_eq!(answer["_shards"]["failed"], 0);
     assert_eq!(answer["hits"]["total"]["value"], 600);
@@ -174,7 +174,7 @@ async fn killing_everything_in_the_middle_of_a_load_loses_and_doubles_nothing() 
         cluster.client.bulk_index("log", batch, false).await;
     }
     cluster.green().await;
-    let refreshed = cluster.client.post("/log/_refresh", json!({})).await;
+    let refreshed = cluster.client.get("/log/_refresh").await;
     assert_eq!(refreshed.body["_shards"]["failed"], 0, "{}", refreshed.text);
     assert!(acknowledged.len() > 100, "only {} acknowledged", acknowledged.len());
     for leaf in ["leaf-0", "leaf-1", "leaf-2", "leaf-3"] {
@@ -197,7 +197,7 @@ async fn what_was_acknowledged_before_everything_was_killed_is_there_without_loa
     let (acknowledged, _) = loader.await.unwrap();
     cluster.up().await;
     cluster.green().await;
-    cluster.client.post("/log/_refresh", json!({})).await;
+    cluster.client.get("/log/_refresh").await;
     for leaf in ["leaf-0", "leaf-1", "leaf-2"] {
         let found: BTreeSet<usize> = all_numbers(&cluster.client, leaf).await.into_iter().collect();
         assert!(acknowledged.is_subset(&found), "{} acknowledged, {} found on {leaf}", acknowledged.len(), found.len());

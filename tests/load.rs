@@ -33,7 +33,7 @@ async fn load(cluster: &Cluster, index: &str, more: &[&str], files: &[&Path], st
 }
 
 async fn count(client: &Client, index: &str) -> u64 {
-    client.post(&format!("/{index}/_refresh"), json!({})).await;
+    client.get(&format!("/{index}/_refresh")).await;
     client.get(&format!("/{index}/_count")).await.body["count"].as_u64().unwrap()
 }
 

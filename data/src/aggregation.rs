@@ -31,6 +31,8 @@ use crate::mapping::FieldType;
 pub const DEPTH_MAX: usize = 16;
 /// Aggregations of one request, ranges counted one by one.
 pub const AGGREGATIONS_MAX: usize = 1_000;
+/// A list of terms that is never cut; tantivy multiplies it by ten, so it is not the greatest number.
+const UNCUT: u32 = u32::MAX / 16;
 /// Nanoseconds in a millisecond.
 pub const NANOS: f64 = 1_000_000.0;
 /// Half a millisecond, in nanoseconds.
@@ -189,8 +191,8 @@ fn variant(
             Ok(AggregationVariants::Terms(TermsAggregation {
                 missing: missing_key(name, terms.missing.as_ref(), field.as_ref())?,
                 field: column(field),
-                size: Some(u32::MAX),
-                segment_size: Some(u32::MAX),
+                size: Some(UNCUT),
+                segment_size: Some(UNCUT),
                 show_term_doc_count_error: Some(false),
                 // Counts are complete only after the merge.
                 min_doc_count: Some(1),

@@ -46,6 +46,8 @@ pub async fn supervise(place: usize, child: Child, command: Command, file: Arc<C
         let started = Instant::now();
         match start(place, &child, &command, &file) {
             Ok(mut process) => {
+                // Waiting would close the pipe, and the child takes that for the end of its supervisor.
+                let _pipe = process.stdin.take();
                 tokio::select! {
                     status = process.wait() => {
                         let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());

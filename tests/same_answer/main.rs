@@ -73,7 +73,7 @@ async fn churn(client: &Client, index: &str, documents: &mut Vec<(String, Value)
         let (id, _) = documents.swap_remove(random.random_range(0..documents.len()));
         client.bulk(index, format!("{}\n", json!({"delete": {"_id": id}})), false).await;
     }
-    let refreshed = client.post(&format!("/{index}/_refresh"), json!({})).await;
+    let refreshed = client.get(&format!("/{index}/_refresh")).await;
     assert_eq!(refreshed.body["_shards"]["failed"], 0, "{}", refreshed.text);
 }
 
@@ -234,7 +234,7 @@ async fn any_sharding_and_history_gives_the_answer_of_one_fresh_index() {
         for chunk in documents.chunks(57) {
             client.bulk_index(index, chunk, false).await;
         }
-        client.post(&format!("/{index}/_refresh"), json!({})).await;
+        client.get(&format!("/{index}/_refresh")).await;
     }
     let queries = queries::all(&mut random, WORDS, 60);
     let names: Vec<&str> = layouts.iter().map(|(name, _, _)| *name).collect();

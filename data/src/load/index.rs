@@ -106,7 +106,7 @@ impl<'a> Preparation<'a> {
     pub(super) async fn refresh(&self, report: Report) -> Result<Report, LoadError> {
         let path = [self.options.index.as_str(), "_refresh"];
         let client = self.client;
-        let ask = self.ask(self.options.retry_for, async || client.send_json(Method::POST, &path, &json!({})).await);
+        let ask = self.ask(self.options.retry_for, async || client.get(&path).await);
         match ask.await {
             Ok(reply) if reply.is_success() => Ok(report),
             Ok(reply) => Err(LoadError::Refused {
