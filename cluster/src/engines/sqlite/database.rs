@@ -6,7 +6,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::sqlite::{
     SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
@@ -14,11 +14,10 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions, Connection, Row};
 use tokio::sync::{Mutex, MutexGuard, Notify, watch};
-use tokio::time::Instant;
 
 use super::bell::{Bell, Tone};
 use super::failure::{of_sql, unavailable};
-use super::turn::{Turn, Turnstile, lock, open_lock};
+use super::turn::{Held, Turnstile, lock, open_lock};
 use crate::Error;
 
 /// Connections that read at the same time; more wait.
@@ -64,9 +63,9 @@ impl Database {
         let path = directory.join(kind.name);
         let in_the_way = |error: std::io::Error| unavailable(format!("cannot open {}", path.display()), error);
         let opening = open_lock(&path.with_extension("open")).map_err(in_the_way)?;
-        if !lock(&opening, Instant::now() + OPEN_TIMEOUT).await {
+        let Some(opening) = lock(&opening, Instant::now() + OPEN_TIMEOUT).await else {
             return Err(unavailable(format!("cannot open {}", path.display()), "another process keeps opening it"));
-        }
+        };
         let options = SqliteConnectOptions::new()
             .filename(&path)
             .create_if_missing(false)
@@ -197,7 +196,7 @@ pub(super) struct Transaction<'a> {
     database: &'a Database,
     slot: MutexGuard<'a, Option<SqliteConnection>>,
     pub(super) connection: SqliteConnection,
-    _turn: Turn<'a>,
+    _turn: Option<Held>,
 }
 
 impl Transaction<'_> {

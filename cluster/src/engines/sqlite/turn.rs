@@ -9,18 +9,17 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tokio::time::Instant;
-
-/// Pause between two tries of a lock; the timer's own resolution.
-const PAUSE: Duration = Duration::from_millis(1);
+/// Pause between two tries of a lock that another holds. A turn takes about a millisecond.
+const PAUSE: Duration = Duration::from_micros(100);
 
 /// The turnstile of one file.
 #[derive(Debug)]
 pub(super) struct Turnstile {
-    queue: File,
-    turn: File,
+    queue: Arc<File>,
+    turn: Arc<File>,
     timeout: Duration,
 }
 
@@ -32,49 +31,46 @@ impl Turnstile {
         Ok(Self { queue, turn, timeout })
     }
 
-    /// Waits for the turn; it ends when the result is dropped.
-    pub(super) async fn enter(&self) -> Turn<'_> {
+    /// Waits for the turn; it ends when the result is dropped. `None` when it was not to be had.
+    pub(super) async fn enter(&self) -> Option<Held> {
         let deadline = Instant::now() + self.timeout;
-        let queued = lock(&self.queue, deadline).await;
-        let locked = lock(&self.turn, deadline).await;
-        if queued {
-            let _ = self.queue.unlock();
-        }
-        Turn { turn: locked.then_some(&self.turn) }
+        let _queued = lock(&self.queue, deadline).await;
+        lock(&self.turn, deadline).await
     }
 }
 
-/// The right to write, until dropped.
+/// A lock that is held until this is dropped.
 #[derive(Debug)]
-pub(super) struct Turn<'a> {
-    turn: Option<&'a File>,
-}
+pub(super) struct Held(Arc<File>);
 
-impl Drop for Turn<'_> {
+impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(turn) = self.turn {
-            let _ = turn.unlock();
-        }
+        let _ = self.0.unlock();
     }
 }
 
 /// Opens a file to lock, making it if it is missing.
-pub(super) fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).truncate(false).write(true).open(path)
+pub(super) fn open_lock(path: &Path) -> io::Result<Arc<File>> {
+    Ok(Arc::new(OpenOptions::new().create(true).truncate(false).write(true).open(path)?))
 }
 
-/// Tries a lock until the deadline; false when it was not to be had.
+/// Tries a lock until the deadline; `None` when it was not to be had.
 ///
-/// Polled rather than waited for in a thread: a thread in `flock` cannot be cancelled, and would keep
-/// the process from ending.
-pub(super) async fn lock(file: &File, deadline: Instant) -> bool {
-    loop {
-        if file.try_lock().is_ok() {
-            return true;
-        }
-        if Instant::now() >= deadline {
-            return false;
-        }
-        tokio::time::sleep(PAUSE).await;
+/// A lock that is free costs one system call. One that is not is polled, in a thread, since the
+/// runtime's timer is too coarse; not waited for, because a thread inside `flock` cannot be ended.
+pub(super) async fn lock(file: &Arc<File>, deadline: Instant) -> Option<Held> {
+    if file.try_lock().is_ok() {
+        return Some(Held(file.clone()));
     }
+    let file = file.clone();
+    let polling = tokio::task::spawn_blocking(move || {
+        while Instant::now() < deadline {
+            std::thread::sleep(PAUSE);
+            if file.try_lock().is_ok() {
+                return Some(Held(file));
+            }
+        }
+        None
+    });
+    polling.await.ok().flatten()
 }
