@@ -74,9 +74,13 @@ impl Cluster {
     }
 
     async fn append(&self, shard: &ShardKey, operations: Vec<Operation>) -> Appended {
+        self.append_with(shard, operations, 1).await
+    }
+
+    async fn append_with(&self, shard: &ShardKey, operations: Vec<Operation>, mapping_version: u64) -> Appended {
         let append = Append {
             shard: shard.clone(),
-            mapping_version: 1,
+            mapping_version,
             operations: operations.len() as u32,
             body: v1::Batch { operations }.encode_to_vec().into(),
             message_id: None,
@@ -341,6 +345,27 @@ async fn an_index_that_needs_more_spare_fields_is_made_again_while_it_serves() {
     let found = leaf.search(&shard, 4).await;
     assert_eq!((found.failure, found.matched), (None, 4));
     assert_eq!(leaf.status(&shard).await.unwrap().dynamic_fields.len(), 100);
+    leaf.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mapping_that_came_before_the_first_write_gets_fields_of_its_own() {
+    let cluster = Cluster::new().await;
+    cluster.create_index("books", "uid-1", 1, None).await;
+    let shard = ShardKey::new("uid-1", 0);
+    let mut leaf = cluster.start(cluster.config()).await;
+    leaf.serving(&shard).await;
+    // The leaf's view may not show it when the batch comes: then it is fetched from the store.
+    let mapping = json!({"properties": {"title": {"type": "text"}, "late": {"type": "date"}}});
+    let put = Write::Put(keys::mapping(&"uid-1".into(), 2), serde_json::to_vec(&mapping).unwrap().into());
+    cluster.engine.store.commit(&[], &[put]).await.unwrap();
+    let operations = vec![index("a", &json!({"late": "2024-01-02"})), index("b", &json!({"late": "never"}))];
+    let appended = cluster.append_with(&shard, operations, 2).await;
+    let came: Vec<Came> = leaf.outcomes(&shard, appended).await.iter().map(v1::Outcome::result).collect();
+    assert_eq!(came, [Came::Created, Came::Rejected]);
+    assert_eq!(leaf.refresh(&shard, appended).await, None);
+    let status = leaf.status(&shard).await.unwrap();
+    assert_eq!((status.state(), status.documents, status.dynamic_fields.len()), (State::Serving, 1, 0));
     leaf.stop().await;
 }
 
