@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
+use tokio::sync::Notify;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 use trawl_cluster::catalog::NodeRecord;
@@ -27,12 +28,14 @@ use crate::config::LeavesConfig;
 pub struct LeafClients {
     config: LeavesConfig,
     clients: RwLock<HashMap<NodeName, Arc<LeafClient>>>,
+    /// Told when any connection breaks.
+    broke: Arc<Notify>,
 }
 
 impl LeafClients {
     /// No clients yet; they are made when asked for.
     pub fn new(config: LeavesConfig) -> Self {
-        Self { config, clients: RwLock::default() }
+        Self { config, clients: RwLock::default(), broke: Arc::default() }
     }
 
     /// The client for the process that a record describes; `None` when its address is not one.
@@ -46,7 +49,7 @@ impl LeafClients {
         match clients.get(&record.name) {
             Some(client) if client.is_for(record) => Some(client.clone()),
             _ => {
-                let client = Arc::new(LeafClient::new(record, &self.config)?);
+                let client = Arc::new(LeafClient::new(record, &self.config, self.broke.clone())?);
                 clients.insert(record.name.clone(), client.clone());
                 Some(client)
             }
@@ -60,41 +63,46 @@ impl LeafClients {
 
     /// Drops clients of leaves that are registered no more, so that there are never more clients than
     /// leaves.
-    pub fn retain(&self, view: &View) {
+    fn retain(&self, view: &View) {
         self.clients.write().retain(|name, client| view.leaf(name).is_some_and(|node| client.is_for(&node.record)));
     }
 
     /// Connects to leaves as they come, reconnects to those whose connection broke, and forgets those
-    /// that are gone, for ever.
+    /// that are gone, for ever. Sleeps while all is well.
     pub async fn keep_connected(&self, viewer: &Viewer) {
         let mut views = viewer.subscribe();
         loop {
             let view = views.borrow_and_update().clone();
             self.retain(&view);
-            self.probe(&view).await;
+            let all_well = self.probe(&view).await;
+            let again = async {
+                match all_well {
+                    true => self.broke.notified().await,
+                    false => tokio::time::sleep(self.config.probe_interval).await,
+                }
+            };
             tokio::select! {
-                () = tokio::time::sleep(self.config.probe_interval) => {}
+                () = again => {}
                 changed = views.changed() => if changed.is_err() { std::future::pending().await },
             }
         }
     }
 
-    /// Connects to every live leaf that is not connected and waits for the results. Called now and
-    /// then, so that a broken connection is known to work again without a search having to try.
-    pub async fn probe(&self, view: &View) {
-        let missing = view
-            .leaves()
-            .filter(|node| node.alive)
-            .filter_map(|node| self.client(&node.record))
-            .filter(|client| client.state() != ConnectionState::Connected);
-        futures::future::join_all(missing.map(|client| async move {
+    /// Connects to every live leaf that is not connected; whether there was none. A broken connection is
+    /// thereby known to work again without a search having to try.
+    async fn probe(&self, view: &View) -> bool {
+        let live = view.leaves().filter(|node| node.alive).filter_map(|node| self.client(&node.record));
+        let missing: Vec<_> = live.filter(|client| client.state() != ConnectionState::Connected).collect();
+        let all_well = missing.is_empty();
+        let calls = missing.into_iter().map(|client| async move {
             let nothing = v1::StatusRequest { index_uids: vec!["-".to_owned()], fields: false };
             let timeout = self.config.connect_timeout * 2;
             if let Err(failure) = client.status(nothing, timeout).await {
                 tracing::debug!(leaf = %client.name, reason = %failure.reason, "leaf cannot be reached");
             }
-        }))
-        .await;
+        });
+        futures::future::join_all(calls).await;
+        all_well
     }
 }
 
@@ -122,8 +130,8 @@ macro_rules! calls {
 }
 
 impl LeafClient {
-    fn new(record: &NodeRecord, config: &LeavesConfig) -> Option<Self> {
-        let connection = Arc::new(Watched::default());
+    fn new(record: &NodeRecord, config: &LeavesConfig, broke: Arc<Notify>) -> Option<Self> {
+        let connection = Arc::new(Watched::new(broke));
         let channel = Endpoint::from_shared(format!("http://{}", record.grpc))
             .inspect_err(|error| tracing::warn!(leaf = %record.name, address = %record.grpc, %error, "bad leaf address"))
             .ok()?

@@ -189,3 +189,63 @@ async fn a_leaf_that_goes_away_loses_no_search() {
     assert!(matches!(root.search(strict).await, Err(Error::SearchFailed { .. })));
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leaf_that_hangs_makes_a_partial_answer_in_time() {
+    let cluster = Cluster::start(2).await;
+    let root = &cluster.root;
+    create(root, "books", 4, 0).await;
+    root.write(library("books"), refreshed()).await.unwrap();
+    let whole = root.search(request("books", term("title", "fox"))).await.unwrap();
+    cluster.stall("leaf-1");
+    let start = std::time::Instant::now();
+    let hurried = SearchRequest { timeout: Duration::from_millis(400), ..request("books", term("title", "fox")) };
+    let response = root.search(hurried).await.unwrap();
+    assert!(start.elapsed() < Duration::from_millis(700), "{:?}", start.elapsed());
+    assert!(response.timed_out);
+    assert_eq!((response.shards.successful, response.shards.failed), (2, 2));
+    assert!(!response.hits.is_empty());
+    assert!(response.total.unwrap().value < whole.total.unwrap().value);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newer_field_is_found_by_a_root_that_did_not_know_it() {
+    let cluster = Cluster::start(2).await;
+    let root = &cluster.root;
+    create(root, "books", 2, 1).await;
+    root.write(vec![put("books", "a", serde_json::json!({"first": "x"}))], refreshed()).await.unwrap();
+    // As a query on a field does: by its type, and none when it is not there.
+    let lower: Lower = Arc::new(|view: &IndexView| {
+        let known = view.mapping.field("late").is_some();
+        let query = if known { term("late", "word") } else { v1::Query { kind: Some(Kind::MatchNone(v1::MatchNone {})), boost: None } };
+        let fetch = v1::FetchOptions { source: true, ..Default::default() };
+        Ok(Lowered { query, fetch, uses_dynamic: true, ..Lowered::default() })
+    });
+    let search = || root.search(SearchRequest::new(vec!["books".to_owned()], lower.clone()));
+    assert!(search().await.unwrap().hits.is_empty());
+    root.write(vec![put("books", "b", serde_json::json!({"late": "a word"}))], refreshed()).await.unwrap();
+    let found = search().await.unwrap();
+    assert_eq!(found.hits.iter().map(|hit| hit.id.as_str()).collect::<Vec<_>>(), ["b"]);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statistics_follow_writes_without_another_question() {
+    let cluster = Cluster::start(2).await;
+    let root = &cluster.root;
+    create(root, "books", 2, 0).await;
+    root.write(library("books"), refreshed()).await.unwrap();
+    let query = || request("books", term("title", "fox"));
+    let before = root.search(query()).await.unwrap();
+    root.write(vec![put("books", "doc-1", serde_json::json!({"title": "fox fox fox"}))], refreshed()).await.unwrap();
+    // The answer shows a newer generation and brings its numbers; they are used from then on.
+    root.search(query()).await.unwrap();
+    let after = root.search(query()).await.unwrap();
+    assert_ne!(ranking(&before), ranking(&after));
+    assert_eq!(root.metrics.statistics_asked.get(), 1);
+    let fresh = SearchRequest { fresh_statistics: true, ..query() };
+    assert_eq!(ranking(&root.search(fresh).await.unwrap()), ranking(&after));
+    assert_eq!(root.metrics.statistics_asked.get(), 2);
+    cluster.stop().await;
+}

@@ -2,7 +2,8 @@
 //!
 //! Each shard gets `1 + replicas` distinct live leaves, as many as there are. A leaf is chosen by, in
 //! this order: a zone that the shard is not in yet, fewest replicas of the same index, fewest replicas
-//! altogether, name. Replicas that are missing because there were too few leaves are added when leaves
+//! altogether, chance (a hash, so that pairs of leaves differ from shard to shard and what a lost leaf
+//! did falls to many). Replicas that are missing because there were too few leaves are added when leaves
 //! join. Replacing the replicas of leaves that are gone for good, and evening out, have their place in
 //! [`decide`] as further steps.
 
@@ -13,6 +14,7 @@ use trawl_cluster::store::Revision;
 use trawl_cluster::view::View;
 use trawl_data::routing::SLOTS;
 use trawl_proto::{IndexUid, NodeName, ShardKey};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Something to do, in one fenced commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +71,7 @@ fn place_shard(view: &View, record: &IndexRecord, shard: ShardKey, loads: &mut L
     let wanted = 1 + record.replicas as usize;
     let mut leaves = before.to_vec();
     while leaves.len() < wanted {
-        let Some(leaf) = loads.choose(&record.uid, &leaves) else { break };
+        let Some(leaf) = loads.choose(&shard, &leaves) else { break };
         loads.add(&record.uid, &leaf);
         leaves.push(leaf);
     }
@@ -127,14 +129,15 @@ impl Loads {
     }
 
     /// The best live leaf that is not among those that hold the shard.
-    fn choose(&self, uid: &IndexUid, holders: &[NodeName]) -> Option<NodeName> {
+    fn choose(&self, shard: &ShardKey, holders: &[NodeName]) -> Option<NodeName> {
         let zone_of = |leaf: &NodeName| self.zones.get(leaf).and_then(Option::as_ref);
         let zones: BTreeSet<_> = holders.iter().filter_map(zone_of).collect();
         let candidates = self.live.iter().filter(|(leaf, _)| !holders.contains(leaf));
         let best = candidates.min_by_key(|(leaf, zone)| {
             let same_zone = zone.as_ref().is_some_and(|zone| zones.contains(zone));
-            let of_index = self.of_index.get(&(uid.clone(), (*leaf).clone())).copied().unwrap_or(0);
-            (same_zone, of_index, self.replicas.get(*leaf).copied().unwrap_or(0))
+            let of_index = self.of_index.get(&(shard.index_uid.clone(), (*leaf).clone())).copied().unwrap_or(0);
+            let chance = xxh3_64(format!("{shard}/{leaf}").as_bytes());
+            (same_zone, of_index, self.replicas.get(*leaf).copied().unwrap_or(0), chance)
         });
         best.map(|(leaf, _)| leaf.clone())
     }

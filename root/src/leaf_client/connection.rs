@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tonic::transport::Uri;
 use tower::Service;
 
@@ -31,12 +32,18 @@ pub enum ConnectionState {
 /// The shared state of one leaf's connection.
 #[derive(Debug, Default)]
 pub(super) struct Watched {
+    /// Told when the connection breaks; shared by all leaves.
+    broke: Arc<Notify>,
     state: AtomicU8,
     /// Number of the newest connection: the end of an older one changes nothing.
     newest: AtomicU64,
 }
 
 impl Watched {
+    pub(super) fn new(broke: Arc<Notify>) -> Self {
+        Self { broke, ..Self::default() }
+    }
+
     pub(super) fn state(&self) -> ConnectionState {
         match self.state.load(Ordering::Acquire) {
             0 => ConnectionState::Unknown,
@@ -53,6 +60,7 @@ impl Watched {
 
     fn failed(&self) {
         self.state.store(2, Ordering::Release);
+        self.broke.notify_one();
     }
 
     fn closed(&self, number: u64) {

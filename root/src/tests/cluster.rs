@@ -23,7 +23,7 @@ pub(super) struct Cluster {
     pub(super) root: Arc<Root>,
     engine: Engine,
     leaves: Vec<JoinHandle<()>>,
-    wires: BTreeMap<String, CancellationToken>,
+    wires: BTreeMap<String, Wire>,
     stop: CancellationToken,
     _directory: TempDir,
 }
@@ -45,9 +45,10 @@ impl Cluster {
             // More replicas than a leaf usually writes at a time.
             config.writers_max = 32;
             let node = LeafNode::start(config, engine.clone(), &mut Registry::default()).await.unwrap();
-            let cut = CancellationToken::new();
-            tokio::spawn(cut.clone().run_until_cancelled_owned(forward(wire, node.grpc_addr())));
-            wires.insert(name, cut);
+            let (cut, stall) = (CancellationToken::new(), CancellationToken::new());
+            let forward = forward(wire, node.grpc_addr(), stall.clone());
+            tokio::spawn(cut.clone().run_until_cancelled_owned(forward));
+            wires.insert(name, Wire { cut, stall });
             let stop = stop.clone();
             leaves.push(tokio::spawn(async move { node.run(stop).await.unwrap() }));
         }
@@ -70,7 +71,12 @@ impl Cluster {
 
     /// Cuts the wire to a leaf in the midst of everything: no handshake, and its records stay.
     pub(super) fn cut_off(&self, leaf: &str) {
-        self.wires[leaf].cancel();
+        self.wires[leaf].cut.cancel();
+    }
+
+    /// From now on nothing passes the wire to a leaf, but it stays open.
+    pub(super) fn stall(&self, leaf: &str) {
+        self.wires[leaf].stall.cancel();
     }
 
     /// Waits until the store has no trace of any index.
@@ -97,15 +103,25 @@ impl Cluster {
     }
 }
 
+/// What can happen to the wire between the root and a leaf.
+struct Wire {
+    cut: CancellationToken,
+    stall: CancellationToken,
+}
+
 /// Passes connections on until it is dropped, and every connection with it.
-async fn forward(wire: TcpListener, leaf: SocketAddr) {
+async fn forward(wire: TcpListener, leaf: SocketAddr, stall: CancellationToken) {
     let mut connections = JoinSet::new();
     while let Ok((mut here, _)) = wire.accept().await {
+        let stall = stall.clone();
         connections.spawn(async move {
             let mut there = TcpStream::connect(leaf).await.unwrap();
             here.set_nodelay(true).unwrap();
             there.set_nodelay(true).unwrap();
-            let _ = tokio::io::copy_bidirectional(&mut here, &mut there).await;
+            let copied = stall.run_until_cancelled(tokio::io::copy_bidirectional(&mut here, &mut there)).await;
+            if copied.is_none() {
+                std::future::pending().await
+            }
         });
     }
 }
