@@ -40,6 +40,9 @@ mod search_body;
 mod settings;
 mod sort;
 
+#[cfg(test)]
+mod tests;
+
 use std::{any::Any, sync::Arc, time::Instant};
 
 use axum::{
@@ -107,7 +110,7 @@ pub fn router(root: Arc<Root>, metrics: Arc<Registry>, limits: HttpLimits) -> Ro
         })
         .layer(CompressionLayer::new())
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(RequestDecompressionLayer::new());
+        .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true));
     Router::new().fallback(serve).with_state(shared).layer(layers)
 }
 

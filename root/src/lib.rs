@@ -20,6 +20,7 @@ mod search;
 mod statistics;
 
 mod ingest;
+pub mod operation;
 mod refresh;
 
 mod catalog;

@@ -5,7 +5,10 @@ use std::{error::Error as _, sync::Arc};
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use http::{HeaderMap, Method, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, Method, StatusCode,
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{HttpLimits, error::ApiError, routes::Route};
@@ -93,6 +96,12 @@ impl BodyReader<'_> {
                 "illegal_argument_exception",
                 format!("request [{} {}] does not support having a body", self.method, self.path),
             ));
+        }
+        // Decompression takes this header away; what is left, it could not read.
+        let encoding = headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or("identity");
+        if !encoding.eq_ignore_ascii_case("identity") {
+            let reason = format!("Content-Encoding [{encoding}] is not supported, only [gzip] is");
+            return Err(ApiError::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
         }
         let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();

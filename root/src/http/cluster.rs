@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use trawl_cluster::catalog::NodeRecord;
+use trawl_proto::Seq;
 
 use super::{
     call::Call,
@@ -12,6 +13,7 @@ use super::{
     json::{Json, Members, object},
     respond::Answer,
 };
+use crate::operation::OperationState;
 use crate::request::{ClusterStatus, Health, HealthStatus, IndexHealth, NodeStatus, ReplicaInfo, ReplicaState};
 
 /// Parameters of `_cluster/health`.
@@ -133,6 +135,40 @@ pub(crate) fn host(address: &str) -> &str {
 pub(crate) async fn trawl(call: Call) -> Result<Answer, ApiError> {
     let status = call.root().status().await?;
     Ok(Answer::ok(trawl_body(&status)))
+}
+
+/// `GET /_trawl/operations/{index}/{shard}/{seq}`: what became of an accepted operation.
+pub(crate) async fn operation(call: Call) -> Result<Answer, ApiError> {
+    let number = |at: usize, name: &str| -> Result<u64, ApiError> {
+        let text = call.segment(at);
+        text.parse().map_err(|_| illegal(format!("[{name}] must be a number, found [{text}]")).into())
+    };
+    let shard = u32::try_from(number(1, "shard")?).unwrap_or(u32::MAX);
+    let seq = Seq(number(2, "seq")?);
+    let timeout = call.params.duration("timeout")?.unwrap_or(Duration::from_secs(1)).min(Duration::from_secs(60));
+    let (state, primary_term) = call.root().operation(call.segment(0), shard, seq, timeout).await?;
+    let (status, name) = match &state {
+        OperationState::Absent => (StatusCode::NOT_FOUND, "absent"),
+        OperationState::Pending => (StatusCode::ACCEPTED, "pending"),
+        OperationState::Forgotten => (StatusCode::OK, "forgotten"),
+        OperationState::Done(_) => (StatusCode::OK, "done"),
+    };
+    let mut members: Members = vec![
+        ("_index".to_owned(), call.segment(0).into()),
+        ("shard".to_owned(), shard.into()),
+        ("_seq_no".to_owned(), seq.0.into()),
+        ("_primary_term".to_owned(), primary_term.into()),
+        ("state".to_owned(), name.into()),
+    ];
+    if let OperationState::Done(outcome) = &state {
+        let result = outcome.result().as_str_name().to_ascii_lowercase();
+        members.push(("result".to_owned(), result.into()));
+        members.push(("_version".to_owned(), outcome.version.into()));
+        if let Some(error) = &outcome.error {
+            members.push(("error".to_owned(), super::document::cause_chain(error, 0)));
+        }
+    }
+    Ok(Answer::status(status, Json::Object(members)))
 }
 
 fn trawl_body(status: &ClusterStatus) -> Json {

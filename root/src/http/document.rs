@@ -185,18 +185,19 @@ fn refused(item: &ItemOutcome, outcome: &v1::Outcome, shard: u32, create: bool) 
     let error = outcome.error.as_ref().unwrap_or(&fallback);
     let status = if conflict { StatusCode::CONFLICT } else { StatusCode::BAD_REQUEST };
     let mut shown = ApiError::new(status, error.r#type.as_str(), error.reason.as_str());
-    shown.caused_by = error.caused_by.as_deref().map(|cause| chain(cause, 0));
+    shown.caused_by = error.caused_by.as_deref().map(|cause| cause_chain(cause, 0));
     if conflict {
         shown = shown.with("shard", shard.to_string()).with("index", item.index.as_str());
     }
     shown
 }
 
-fn chain(cause: &v1::OperationError, depth: usize) -> Json {
+/// An error with the causes below it.
+pub(crate) fn cause_chain(cause: &v1::OperationError, depth: usize) -> Json {
     let mut members: Members =
         vec![("type".to_owned(), cause.r#type.as_str().into()), ("reason".to_owned(), cause.reason.as_str().into())];
     if let Some(inner) = cause.caused_by.as_deref().filter(|_| depth < 10) {
-        members.push(("caused_by".to_owned(), chain(inner, depth + 1)));
+        members.push(("caused_by".to_owned(), cause_chain(inner, depth + 1)));
     }
     Json::Object(members)
 }

@@ -57,6 +57,7 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
         route!(GET_HEAD, "/readyz", &[], body: false, info::readyz),
         route!(GET, "/metrics", &[], body: false, info::metrics),
         route!(GET, "/_trawl/cluster", &[], body: false, cluster::trawl),
+        route!(GET, "/_trawl/operations/{}/{}/{}", &[&["timeout"]], body: false, cluster::operation),
         route!(GET, "/_cluster/health", cluster::HEALTH_PARAMS, body: false, cluster::health),
         route!(GET, "/_cluster/health/{}", cluster::HEALTH_PARAMS, body: false, cluster::health),
         route!(GET, "/_nodes", &[&["timeout"]], body: false, cluster::nodes),
