@@ -23,6 +23,7 @@ const TITLE_FIELDS: [&str; 6] = ["title", "name", "subject", "headline", "packag
 /// Fields that tell what is in it, best first.
 const BODY_FIELDS: [&str; 6] = ["body", "description", "text", "content", "abstract", "summary"];
 const SNIPPET_CHARS_MAX: usize = 240;
+const MADE_TITLE_CHARS_MAX: usize = 80;
 /// The server's own limit of time is below this.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -164,34 +165,29 @@ fn render_hit(lines: &mut Vec<String>, rank: usize, hit: &Value, several_indices
         Some(index) => format!("{index}/{id}"),
         None => id.to_owned(),
     };
-    let (title_field, title) = title(hit);
-    let title: String = title.unwrap_or_else(|| id.to_owned()).chars().take(SNIPPET_CHARS_MAX).collect();
+    let (title_field, title) = title(hit, id);
+    let title = match title_field {
+        Some(_) => shorten(&title, SNIPPET_CHARS_MAX),
+        // The beginning of some text, which may well be the snippet too.
+        None => shorten(&title, MADE_TITLE_CHARS_MAX),
+    };
     lines.push(format!("{rank:>3}. {}  ({score}{})", style.bold(&title), style.text(&place)));
-    if let Some(snippet) = snippet(hit, title_field) {
+    let unmarked = |text: &str| text.replace([MARK_START, MARK_END], "");
+    if let Some(snippet) = snippet(hit, title_field).filter(|snippet| unmarked(snippet).trim() != title.trim()) {
         lines.push(format!("     {}", style.text(&snippet)));
     }
 }
 
-/// The field that names the document, with its value: a usual one, else the first short text.
-fn title(hit: &Value) -> (Option<&str>, Option<String>) {
+/// What names the document: one of the usual fields (returned with it), else the text that matched, else the first text.
+fn title<'h>(hit: &'h Value, id: &str) -> (Option<&'h str>, String) {
     let source = &hit["_source"];
-    for field in TITLE_FIELDS {
-        if let Some(text) = source[field].as_str().filter(|text| !text.trim().is_empty()) {
-            return (Some(field), Some(text.to_owned()));
-        }
+    let text_of = |field: &str| source[field].as_str().filter(|text| !text.trim().is_empty());
+    if let Some((field, text)) = TITLE_FIELDS.iter().find_map(|field| Some((*field, text_of(field)?))) {
+        return (Some(field), text.to_owned());
     }
-    let best = hit["highlight"].as_object().and_then(|highlight| highlight.keys().next());
-    let best = best.and_then(|field| Some((field.as_str(), source[field].as_str()?)));
-    let first = || {
-        source.as_object()?.iter().find_map(|(field, value)| {
-            let text = value.as_str().filter(|text| !text.trim().is_empty() && text.len() <= SNIPPET_CHARS_MAX)?;
-            Some((field.as_str(), text))
-        })
-    };
-    match best.or_else(first) {
-        Some((field, text)) => (Some(field), Some(text.to_owned())),
-        None => (None, None),
-    }
+    let matched = || hit["highlight"].as_object()?.keys().find_map(|field| text_of(field));
+    let first = || source.as_object()?.keys().find_map(|field| text_of(field).filter(|text| *text != id));
+    (None, matched().or_else(first).unwrap_or(id).to_owned())
 }
 
 /// The highlighted passage with the most marks, not of the title where there is another; else the beginning of the body.
@@ -204,19 +200,19 @@ fn snippet(hit: &Value, title_field: Option<&str>) -> Option<String> {
     let marks = |fragment: &str| fragment.matches(MARK_START).count();
     let best = fragments.max_by_key(|(field, fragment)| (!is_title(field), marks(fragment), !field.contains('.')));
     if let Some((_, fragment)) = best.filter(|(field, _)| !is_title(field)) {
-        return Some(shorten(fragment));
+        return Some(shorten(fragment, SNIPPET_CHARS_MAX));
     }
     let body = BODY_FIELDS.iter().find_map(|field| hit["_source"][field].as_str());
     match (body, best) {
-        (Some(body), _) => Some(shorten(body)),
-        (None, Some((_, fragment))) => Some(shorten(fragment)),
+        (Some(body), _) => Some(shorten(body, SNIPPET_CHARS_MAX)),
+        (None, Some((_, fragment))) => Some(shorten(fragment, SNIPPET_CHARS_MAX)),
         (None, None) => None,
     }
 }
 
 /// At most so many characters, ending at a word, with every mark closed.
-fn shorten(text: &str) -> String {
-    let Some((end, _)) = text.char_indices().nth(SNIPPET_CHARS_MAX) else { return text.to_owned() };
+fn shorten(text: &str, chars_max: usize) -> String {
+    let Some((end, _)) = text.char_indices().nth(chars_max) else { return text.to_owned() };
     let cut = &text[..end];
     let cut = cut.rsplit_once(char::is_whitespace).map_or(cut, |(words, _)| words);
     let open = cut.matches(MARK_START).count() > cut.matches(MARK_END).count();
@@ -271,10 +267,21 @@ mod tests {
     }
 
     #[test]
+    fn documents_without_a_title_are_named_by_their_text() {
+        let body = "a word magnetic core memory ".repeat(8);
+        let hit = json!({ "_id": "7", "_source": { "id": "7", "title": "", "body": body },
+            "highlight": { "body": ["core \u{e000}memory\u{e001}"] } });
+        let mut lines = Vec::new();
+        render_hit(&mut lines, 1, &hit, false, Style { bold: false });
+        assert!(lines[0].starts_with("  1. a word magnetic core memory") && lines[0].contains("…  (7)"), "{}", lines[0]);
+        assert_eq!(lines[1], "     core memory");
+    }
+
+    #[test]
     fn snippets_are_short_and_closed() {
         let long = format!("\u{e000}{}", "word ".repeat(100));
-        let short = shorten(&long);
+        let short = shorten(&long, SNIPPET_CHARS_MAX);
         assert!(short.chars().count() <= SNIPPET_CHARS_MAX + 2 && short.ends_with("word\u{e001}…"));
-        assert_eq!(shorten("short"), "short");
+        assert_eq!(shorten("short", 5), "short");
     }
 }

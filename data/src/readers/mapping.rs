@@ -77,6 +77,7 @@ struct Seen {
     /// A text that `.keyword` would take.
     short: bool,
     other: bool,
+    object: bool,
 }
 
 fn of_objects(sample: &[u8]) -> Value {
@@ -85,7 +86,10 @@ fn of_objects(sample: &[u8]) -> Value {
         look(&object, "", &mut seen, 0);
     }
     let mut properties = Map::new();
-    let strings = seen.iter().filter(|(_, seen)| seen.text && !seen.other);
+    let is_value = |path: &str| seen.get(path).is_some_and(|seen| seen.text || seen.short || seen.other);
+    // A field below a path that also holds plain values would make the index refuse these.
+    let below_value = |path: &str| path.match_indices('.').any(|(end, _)| is_value(&path[..end]));
+    let strings = seen.iter().filter(|(path, seen)| seen.text && !seen.other && !seen.object && !below_value(path));
     for (path, seen) in strings.take(FIELDS_MAX) {
         // `.keyword` of what is always long would stay empty.
         let field = if seen.short { text_with_keyword() } else { json!({ "type": "text" }) };
@@ -129,7 +133,7 @@ fn look(value: &Value, path: &str, seen: &mut BTreeMap<String, Seen>, depth: usi
         Value::Null => {}
         Value::Object(object) if depth < 10 => {
             if depth > 0 {
-                seen.entry(path.to_owned()).or_default().other = true;
+                seen.entry(path.to_owned()).or_default().object = true;
             }
             for (key, value) in object {
                 // A dot in a key would be taken for a path, an empty key is none.
@@ -187,7 +191,7 @@ mod tests {
     #[test]
     fn strings_of_objects_are_mapped() {
         let text = br#"{"t": "x y", "n": 1, "d": "2024-05-17", "p": {"q": ["a"], "r": 2}, "m": "a", "a.b": "c"}
-{"t": null, "m": 3}
+{"t": null, "m": 3, "v": [1, {"w": "a"}]}
 {"cut": "#;
         let expected = json!({ "properties": {
             "t": text_with_keyword(), "p": { "properties": { "q": text_with_keyword() } },
