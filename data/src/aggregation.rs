@@ -31,14 +31,14 @@ use crate::mapping::FieldType;
 pub const DEPTH_MAX: usize = 16;
 /// Aggregations of one request, ranges counted one by one.
 pub const AGGREGATIONS_MAX: usize = 1_000;
-/// A list of terms that is never cut; tantivy multiplies it by ten, so it is not the greatest number.
-const UNCUT: u32 = u32::MAX / 16;
 /// Nanoseconds in a millisecond.
 pub const NANOS: f64 = 1_000_000.0;
 /// Half a millisecond, in nanoseconds.
 pub const HALF: f64 = 500_000.0;
 /// Name of the one bucket of each range's own aggregation.
 pub const RANGE_KEY: &str = "range";
+/// More terms than any shard can hold, so nothing is cut; tantivy computes ten times it in a `u32`.
+const TERMS_MAX: u32 = u32::MAX / 10;
 /// A field name that no schema has: a column without any value.
 const NO_COLUMN: &str = "_none";
 
@@ -191,8 +191,8 @@ fn variant(
             Ok(AggregationVariants::Terms(TermsAggregation {
                 missing: missing_key(name, terms.missing.as_ref(), field.as_ref())?,
                 field: column(field),
-                size: Some(UNCUT),
-                segment_size: Some(UNCUT),
+                size: Some(TERMS_MAX),
+                segment_size: Some(TERMS_MAX),
                 show_term_doc_count_error: Some(false),
                 // Counts are complete only after the merge.
                 min_doc_count: Some(1),

@@ -200,6 +200,8 @@ pub struct Answer {
 
 impl Client {
     pub fn new(endpoint: String) -> Self {
+        // The client wants a TLS provider even for plain HTTP; a second installation changes nothing.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
         Self { endpoint, http }
     }

@@ -89,11 +89,6 @@ impl Reference {
         found.into_iter().map(|(score, _, id)| Expected { id: id.to_owned(), score }).collect()
     }
 
-    /// Places of matching documents.
-    pub fn matches(&self, query: &Value) -> Vec<usize> {
-        self.scores(query).into_keys().collect()
-    }
-
     /// The scores of all matches of an Elasticsearch query (the kinds used in these tests).
     pub fn scores(&self, query: &Value) -> Scores {
         let (kind, body) = query.as_object().unwrap().iter().next().unwrap();
