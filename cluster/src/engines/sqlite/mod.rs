@@ -17,6 +17,7 @@ mod failure;
 mod log;
 mod plan;
 mod poll;
+mod read;
 mod store;
 #[cfg(test)]
 mod tests;
