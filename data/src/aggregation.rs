@@ -15,10 +15,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tantivy::aggregation::Key;
 use tantivy::aggregation::agg_req::{Aggregation, AggregationVariants, Aggregations};
-use tantivy::aggregation::intermediate_agg_result::IntermediateAggregationResults;
 use tantivy::aggregation::bucket::{
     HistogramAggregation, HistogramBounds, RangeAggregation, RangeAggregationRange, TermsAggregation,
 };
+use tantivy::aggregation::intermediate_agg_result::IntermediateAggregationResults;
 use tantivy::aggregation::metric::{
     AverageAggregation, CardinalityAggregationReq, CountAggregation, ExtendedStatsAggregation, MaxAggregation,
     MinAggregation, StatsAggregation, SumAggregation,
@@ -154,17 +154,17 @@ fn translate_all(
     let mut translated = Aggregations::default();
     for aggregation in aggregations {
         let name = &aggregation.name;
-        let kind = aggregation
-            .kind
-            .as_ref()
-            .ok_or_else(|| AggregationError(format!("aggregation [{name}] has no kind")))?;
+        let kind =
+            aggregation.kind.as_ref().ok_or_else(|| AggregationError(format!("aggregation [{name}] has no kind")))?;
         let variants: Vec<(String, AggregationVariants)> = match kind {
             Kind::Range(range) => ranges(name, range, resolve)?,
             other => vec![(name.clone(), variant(name, other, resolve)?)],
         };
         *total += variants.len();
         if *total > AGGREGATIONS_MAX {
-            return Err(AggregationError(format!("a request has more than {AGGREGATIONS_MAX} aggregations and ranges")));
+            return Err(AggregationError(format!(
+                "a request has more than {AGGREGATIONS_MAX} aggregations and ranges"
+            )));
         }
         for (name, agg) in variants {
             let sub_aggregation = translate_all(&aggregation.aggregations, resolve, depth + 1, total)?;
@@ -185,7 +185,9 @@ fn variant(
     match kind {
         Kind::Terms(terms) => {
             if terms.min_doc_count == 0 {
-                return Err(AggregationError(format!("[min_doc_count] of terms aggregation [{name}] must be at least 1")));
+                return Err(AggregationError(format!(
+                    "[min_doc_count] of terms aggregation [{name}] must be at least 1"
+                )));
             }
             let field = find(&terms.field, resolve)?;
             Ok(AggregationVariants::Terms(TermsAggregation {
@@ -287,7 +289,9 @@ fn missing_key(
         value::Kind::String(text) if is_plain => Ok(Some(Key::Str(text.clone()))),
         value::Kind::Long(number) if is_plain => Ok(Some(Key::I64(*number))),
         value::Kind::Double(number) if is_plain => Ok(Some(Key::F64(*number))),
-        _ => Err(AggregationError(format!("[missing] of aggregation [{name}] is not supported for this type of field"))),
+        _ => {
+            Err(AggregationError(format!("[missing] of aggregation [{name}] is not supported for this type of field")))
+        }
     }
 }
 
@@ -471,7 +475,8 @@ mod tests {
                 v1::RangeBucket { from: Some(3.0), to: Some(3.0), ..Default::default() },
             ],
         };
-        let aggregation = v1::Aggregation { name: "r".to_owned(), kind: Some(Kind::Range(range)), aggregations: vec![] };
+        let aggregation =
+            v1::Aggregation { name: "r".to_owned(), kind: Some(Kind::Range(range)), aggregations: vec![] };
         let translated = to_tantivy(&[aggregation], &long).unwrap();
         assert_eq!(translated.len(), 2);
         let AggregationVariants::Range(first) = &translated[&range_name("r", 0)].agg else { panic!("not a range") };

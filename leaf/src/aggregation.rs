@@ -59,8 +59,8 @@ pub fn prepare(searcher: &ShardSearcher, aggregations: &[v1::Aggregation]) -> Re
         let column = part.map_or("_none", Physical::column).to_owned();
         Some(AggregationField { column, kind })
     };
-    let aggregations = to_tantivy(aggregations, &resolve)
-        .map_err(|error| trawl_proto::failure(failure::Kind::Invalid, error.0))?;
+    let aggregations =
+        to_tantivy(aggregations, &resolve).map_err(|error| trawl_proto::failure(failure::Kind::Invalid, error.0))?;
     Ok(Some(Prepared { aggregations, kinds: kinds.into_inner() }))
 }
 
@@ -112,10 +112,7 @@ pub fn merge(
 ///
 /// # Errors
 /// `INTERNAL` when they cannot be encoded.
-pub fn encode(
-    merged: Option<IntermediateAggregationResults>,
-    prepared: Option<Prepared>,
-) -> Result<Vec<u8>, Failure> {
+pub fn encode(merged: Option<IntermediateAggregationResults>, prepared: Option<Prepared>) -> Result<Vec<u8>, Failure> {
     let Some(Prepared { kinds, .. }) = prepared else { return Ok(Vec::new()) };
     let partial = Partial { kinds, results: merged.unwrap_or_default() };
     postcard::to_stdvec(&partial)

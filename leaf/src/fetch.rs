@@ -99,8 +99,8 @@ fn document(
     let source = source(searcher, address).map_err(|error| failed(&error))?;
     let needs_json = highlighter.is_some() || (options.source && !filter.keeps_all());
     if needs_json {
-        let mut json: Value =
-            serde_json::from_slice(&source).map_err(|error| internal(format!("damaged source of [{}]: {error}", hit.id)))?;
+        let mut json: Value = serde_json::from_slice(&source)
+            .map_err(|error| internal(format!("damaged source of [{}]: {error}", hit.id)))?;
         if let Some(highlighter) = highlighter {
             document.highlights = highlighter.highlight(&json);
         }

@@ -54,7 +54,11 @@ impl Highlighter {
                     source_path: field.source_path.clone(),
                     analyzer,
                     matcher: Matcher::new(query, &wanted.field),
-                    fragment_size: if wanted.fragment_size == 0 { FRAGMENT_SIZE } else { wanted.fragment_size as usize },
+                    fragment_size: if wanted.fragment_size == 0 {
+                        FRAGMENT_SIZE
+                    } else {
+                        wanted.fragment_size as usize
+                    },
                     fragments_max: wanted.fragments_max as usize,
                     no_match_size: wanted.no_match_size as usize,
                 })
@@ -153,7 +157,8 @@ impl Field {
             if token.start < written || token.end > to {
                 continue;
             }
-            let (Some(before), Some(inside)) = (text.get(written..token.start), text.get(token.start..token.end)) else {
+            let (Some(before), Some(inside)) = (text.get(written..token.start), text.get(token.start..token.end))
+            else {
                 continue;
             };
             out.extend([before, pre, inside, post]);
@@ -237,7 +242,9 @@ mod tests {
         let whole = field(&query, 100, 0).fragments(std::slice::from_ref(&text), "<em>", "</em>");
         assert_eq!(
             whole,
-            ["The <em>Fox</em> was here long ago, nobody knows why. And then the <em>dog</em> met the <em>fox</em> again."]
+            [
+                "The <em>Fox</em> was here long ago, nobody knows why. And then the <em>dog</em> met the <em>fox</em> again."
+            ]
         );
         let best = field(&query, 40, 1).fragments(&[text], "<b>", "</b>");
         assert_eq!(best.len(), 1);

@@ -116,10 +116,7 @@ impl SearchPool {
         let mut queue = self.shared.queue.lock();
         // A task that an idle thread takes at once does not count as waiting.
         if queue.waiting.len() >= self.shared.queue_max + queue.idle {
-            return Err(failure(
-                Kind::Rejected,
-                format!("search queue is full ({} waiting)", self.shared.queue_max),
-            ));
+            return Err(failure(Kind::Rejected, format!("search queue is full ({} waiting)", self.shared.queue_max)));
         }
         queue.waiting.push_back(task);
         drop(queue);

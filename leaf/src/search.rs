@@ -148,11 +148,8 @@ fn run(
         cancel,
     };
     let counts_only = request.hits_max == 0 && aggregations.is_none() && request.min_score.is_none();
-    let collected = if counts_only {
-        Collected::default()
-    } else {
-        collect::collect(&wanted).map_err(|error| failed(&error))?
-    };
+    let collected =
+        if counts_only { Collected::default() } else { collect::collect(&wanted).map_err(|error| failed(&error))? };
     let counted = counted(&wanted, &collected, request.count_up_to)?;
 
     let collected_hits = collected.hits;

@@ -44,7 +44,9 @@ impl Matcher {
             Some(query::Kind::Term(term)) if term.field == field => {
                 self.terms.extend(term.value.as_ref().and_then(text));
             }
-            Some(query::Kind::TermSet(set)) if set.field == field => self.terms.extend(set.values.iter().filter_map(text)),
+            Some(query::Kind::TermSet(set)) if set.field == field => {
+                self.terms.extend(set.values.iter().filter_map(text))
+            }
             Some(query::Kind::Prefix(prefix)) if prefix.field == field => self.prefixes.push(prefix.prefix.clone()),
             Some(query::Kind::Fuzzy(fuzzy)) if fuzzy.field == field => self.fuzzy.push(fuzzy.clone()),
             Some(query::Kind::Phrase(phrase)) if phrase.field == field => self.phrases.push(phrase.clone()),
@@ -96,7 +98,9 @@ fn mark_phrase(phrase: &v1::Phrase, tokens: &[Token], marks: &mut [bool]) {
         return;
     }
     for at in by_text.get(first.term.as_str()).into_iter().flatten() {
-        let Some(start) = tokens.get(*at).and_then(|token| token.position.checked_sub(first.position)) else { continue };
+        let Some(start) = tokens.get(*at).and_then(|token| token.position.checked_sub(first.position)) else {
+            continue;
+        };
         let found: Option<Vec<usize>> = phrase
             .terms
             .iter()

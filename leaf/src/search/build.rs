@@ -60,7 +60,9 @@ pub fn build(fields: &FieldMap, physical: &PhysicalSchema, query: &v1::Query) ->
 /// `None` where strings are not indexed.
 pub fn string_term(part: &Physical, text: &str) -> Option<(Term, Option<String>)> {
     match part {
-        Physical::Text { field, length_name, .. } => Some((Term::from_field_text(*field, text), Some(length_name.clone()))),
+        Physical::Text { field, length_name, .. } => {
+            Some((Term::from_field_text(*field, text), Some(length_name.clone())))
+        }
         Physical::Keyword { field, .. } => Some((Term::from_field_text(*field, text), None)),
         Physical::Json { field, path, field_type: FieldType::Keyword { .. }, .. } => {
             Some((json_string(*field, path, text), None))
@@ -208,7 +210,10 @@ impl Builder<'_> {
                     let (field, text, term) = (field.to_owned(), text.clone(), term.clone());
                     self.scoring_terms.push(ScoringTerm { field, text, term, length_column });
                 }
-                nodes.push(Node { boost, kind: if scored { Kind::Scored { term, frequencies } } else { Kind::Exact(term) } });
+                nodes.push(Node {
+                    boost,
+                    kind: if scored { Kind::Scored { term, frequencies } } else { Kind::Exact(term) },
+                });
             }
             if let Some(kind) = exact(part, value) {
                 nodes.push(Node { boost, kind });
@@ -237,7 +242,11 @@ impl Builder<'_> {
             others.push(Node { boost, kind: Kind::Docs(Arc::new(AnyTerm(terms))) });
         }
         let inner = one_of(others, 1.0);
-        Ok(if matches!(inner.kind, Kind::Nothing) { inner } else { Node { boost, kind: Kind::Constant(Box::new(inner)) } })
+        Ok(if matches!(inner.kind, Kind::Nothing) {
+            inner
+        } else {
+            Node { boost, kind: Kind::Constant(Box::new(inner)) }
+        })
     }
 
     fn phrase(&mut self, phrase: &v1::Phrase, boost: f32, scored: bool) -> Result<Node, Failure> {
@@ -325,7 +334,9 @@ fn exact(part: &Physical, value: &v1::Value) -> Option<Kind> {
         Some(Kind::Docs(Arc::new(docs) as Arc<dyn Docs>))
     };
     match (part, kind) {
-        (Physical::Long { field, .. }, value::Kind::Long(value)) => Some(Kind::Exact(Term::from_field_i64(*field, *value))),
+        (Physical::Long { field, .. }, value::Kind::Long(value)) => {
+            Some(Kind::Exact(Term::from_field_i64(*field, *value)))
+        }
         (Physical::Boolean { field, .. }, value::Kind::Boolean(value)) => {
             Some(Kind::Exact(Term::from_field_bool(*field, *value)))
         }
@@ -351,7 +362,10 @@ fn exact(part: &Physical, value: &v1::Value) -> Option<Kind> {
             };
             column(name, &v1::Value { kind: Some(kind) })
         }
-        (Physical::Long { name, .. } | Physical::Double { name, .. }, value::Kind::Long(_) | value::Kind::Double(_))
+        (
+            Physical::Long { name, .. } | Physical::Double { name, .. },
+            value::Kind::Long(_) | value::Kind::Double(_),
+        )
         | (Physical::Date { name, .. }, value::Kind::DateMs(_)) => column(name, value),
         (
             Physical::Json { column: name, .. },
@@ -385,10 +399,9 @@ fn interval_docs(part: &Physical, interval: &Interval) -> Option<Arc<dyn Docs>> 
 }
 
 fn fuzzy_docs(part: &Physical, fuzzy: &v1::Fuzzy) -> Result<Option<Arc<dyn Docs>>, Failure> {
-    let distance = u8::try_from(fuzzy.distance)
-        .ok()
-        .filter(|distance| *distance <= 2)
-        .ok_or_else(|| invalid(format!("fuzzy distance on [{}] must be 0, 1 or 2, not {}", fuzzy.field, fuzzy.distance)))?;
+    let distance = u8::try_from(fuzzy.distance).ok().filter(|distance| *distance <= 2).ok_or_else(|| {
+        invalid(format!("fuzzy distance on [{}] must be 0, 1 or 2, not {}", fuzzy.field, fuzzy.distance))
+    })?;
     let start: String = fuzzy.term.chars().take(fuzzy.prefix_length as usize).collect();
     let (Some((term, _)), Some((start, _))) = (string_term(part, &fuzzy.term), string_term(part, &start)) else {
         return Ok(None);

@@ -6,16 +6,16 @@
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
-use tantivy::aggregation::intermediate_agg_result::IntermediateAggregationResults;
 use tantivy::aggregation::agg_req::Aggregations;
+use tantivy::aggregation::intermediate_agg_result::IntermediateAggregationResults;
 use tantivy::query::{EnableScoring, Weight};
 use tantivy::{DocId, DocSet, SegmentOrdinal, SegmentReader, TERMINATED};
 
+use super::Cancel;
 use super::plan::Node;
 use super::score::{Canonical, CanonicalScorer};
 use super::sort::{Key, KeyReader, Order};
 use super::top::Top;
-use super::Cancel;
 use crate::ShardSearcher;
 use crate::aggregation::{SegmentAggregation, merge};
 use crate::columns::Identity;
@@ -112,7 +112,8 @@ impl<'a> Best<'a> {
         let nodes = wanted.root.scoring_nodes() as f32;
         // A sum of n numbers is off by at most n roundings, in each of both orders; a product with a
         // tie breaker magnifies them by at most n again.
-        let epsilon = if wanted.root.scores_exactly() { 0.0 } else { ((nodes + 4.0) * (nodes + 4.0) * f32::EPSILON).min(0.5) };
+        let epsilon =
+            if wanted.root.scores_exactly() { 0.0 } else { ((nodes + 4.0) * (nodes + 4.0) * f32::EPSILON).min(0.5) };
         Ok(Self {
             wanted,
             identities,
@@ -499,7 +500,13 @@ impl Visit<'_> {
         Ok(timed_out)
     }
 
-    fn offer(&mut self, keys: &mut KeyReader<'_>, segment: SegmentOrdinal, doc: DocId, score: f32) -> tantivy::Result<()> {
+    fn offer(
+        &mut self,
+        keys: &mut KeyReader<'_>,
+        segment: SegmentOrdinal,
+        doc: DocId,
+        score: f32,
+    ) -> tantivy::Result<()> {
         if self.by_score {
             self.best.offer_by_score(segment, doc, score);
             Ok(())

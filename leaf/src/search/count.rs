@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use tantivy::query::EnableScoring;
 use tantivy::Term;
+use tantivy::query::EnableScoring;
 
 use super::Cancel;
 use super::collect::visit_live;

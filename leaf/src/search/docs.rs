@@ -226,7 +226,8 @@ impl DocSet for Windowed {
             return self.doc();
         }
         if target < self.next {
-            self.position += self.found.get(self.position..).map_or(0, |rest| rest.partition_point(|doc| *doc < target));
+            self.position +=
+                self.found.get(self.position..).map_or(0, |rest| rest.partition_point(|doc| *doc < target));
             if self.position >= self.found.len() {
                 self.fill();
             }

@@ -95,12 +95,18 @@ impl Interval {
             (Self::Number(low, high), DynamicColumn::U64(column)) => longs(*low, *high)
                 .filter(|range| *range.end() >= 0)
                 .and_then(|r| coded(column, r.start().max(&0).unsigned_abs()..=r.end().unsigned_abs())),
-            (Self::Number(low, high), DynamicColumn::F64(column)) => doubles(*low, *high).and_then(|r| coded(column, r)),
-            (Self::Date(low, high), DynamicColumn::DateTime(column)) => dates(*low, *high).and_then(|r| coded(column, r)),
-            (Self::Boolean(low, high), DynamicColumn::Bool(column)) => booleans(*low, *high).and_then(|r| coded(column, r)),
-            (Self::Ip(low, high), DynamicColumn::IpAddr(column)) => {
-                addresses(*low, *high).and_then(|range| clamped(&column, range)).map(|range| Selected::Ip(column, range))
+            (Self::Number(low, high), DynamicColumn::F64(column)) => {
+                doubles(*low, *high).and_then(|r| coded(column, r))
             }
+            (Self::Date(low, high), DynamicColumn::DateTime(column)) => {
+                dates(*low, *high).and_then(|r| coded(column, r))
+            }
+            (Self::Boolean(low, high), DynamicColumn::Bool(column)) => {
+                booleans(*low, *high).and_then(|r| coded(column, r))
+            }
+            (Self::Ip(low, high), DynamicColumn::IpAddr(column)) => addresses(*low, *high)
+                .and_then(|range| clamped(&column, range))
+                .map(|range| Selected::Ip(column, range)),
             (Self::Ip(low, high), DynamicColumn::Str(column)) => {
                 let (low, high) = (low.map(ip_key), high.map(ip_key));
                 ordinals(&column, low.as_ref(), high.as_ref())?
@@ -219,13 +225,37 @@ fn doubles(low: Bound<Number>, high: Bound<Number>) -> Option<RangeInclusive<f64
     let low = match low {
         Bound::Unbounded => f64::NEG_INFINITY,
         // -0.0 is another value than 0.0 in a column.
-        Bound::Included(value) => if double(value) == 0.0 { -0.0 } else { double(value) },
-        Bound::Excluded(value) => if double(value) == 0.0 { f64::from_bits(1) } else { double(value).next_up() },
+        Bound::Included(value) => {
+            if double(value) == 0.0 {
+                -0.0
+            } else {
+                double(value)
+            }
+        }
+        Bound::Excluded(value) => {
+            if double(value) == 0.0 {
+                f64::from_bits(1)
+            } else {
+                double(value).next_up()
+            }
+        }
     };
     let high = match high {
         Bound::Unbounded => f64::INFINITY,
-        Bound::Included(value) => if double(value) == 0.0 { 0.0 } else { double(value) },
-        Bound::Excluded(value) => if double(value) == 0.0 { -f64::from_bits(1) } else { double(value).next_down() },
+        Bound::Included(value) => {
+            if double(value) == 0.0 {
+                0.0
+            } else {
+                double(value)
+            }
+        }
+        Bound::Excluded(value) => {
+            if double(value) == 0.0 {
+                -f64::from_bits(1)
+            } else {
+                double(value).next_down()
+            }
+        }
     };
     non_empty(low, high)
 }
@@ -250,12 +280,24 @@ fn booleans(low: Bound<bool>, high: Bound<bool>) -> Option<RangeInclusive<bool>>
     let low = match low {
         Bound::Unbounded => false,
         Bound::Included(value) => value,
-        Bound::Excluded(value) => if value { return None } else { true },
+        Bound::Excluded(value) => {
+            if value {
+                return None;
+            } else {
+                true
+            }
+        }
     };
     let high = match high {
         Bound::Unbounded => true,
         Bound::Included(value) => value,
-        Bound::Excluded(value) => if value { false } else { return None },
+        Bound::Excluded(value) => {
+            if value {
+                false
+            } else {
+                return None;
+            }
+        }
     };
     non_empty(low, high)
 }
@@ -314,7 +356,8 @@ mod tests {
     #[test]
     fn zero_has_two_doubles() {
         let zero = || Number::Double(0.0);
-        let both = doubles(Bound::Included(zero()), Bound::Included(zero())).map(|r| (r.start().to_bits(), r.end().to_bits()));
+        let both =
+            doubles(Bound::Included(zero()), Bound::Included(zero())).map(|r| (r.start().to_bits(), r.end().to_bits()));
         assert_eq!(both, Some(((-0.0f64).to_bits(), 0)));
         assert_eq!(doubles(Bound::Excluded(zero()), Bound::Excluded(zero())), None);
     }

@@ -63,13 +63,24 @@ impl Weight for SloppyWeight {
             None => FieldNormReader::constant(reader.max_doc(), 1),
         };
         // The rarest term leads; it decides nothing but speed.
-        let lead = (0..postings.len()).min_by_key(|at| postings.get(*at).map_or(0, SegmentPostings::doc_freq)).unwrap_or(0);
+        let lead =
+            (0..postings.len()).min_by_key(|at| postings.get(*at).map_or(0, SegmentPostings::doc_freq)).unwrap_or(0);
         let places = self.phrase.terms.iter().map(|(place, _)| *place).collect();
         let twins = twins(&self.phrase.terms);
         let bm25 = self.bm25.as_ref().map(|weight| weight.boost_by(boost));
         let positions = vec![Vec::new(); postings.len()];
         let mut scorer = SloppyScorer {
-            postings, places, twins, positions, lead, slop: self.phrase.slop, bm25, norms, boost, count: 0, doc: 0,
+            postings,
+            places,
+            twins,
+            positions,
+            lead,
+            slop: self.phrase.slop,
+            bm25,
+            norms,
+            boost,
+            count: 0,
+            doc: 0,
         };
         scorer.doc = scorer.postings.get(lead).map_or(TERMINATED, DocSet::doc);
         scorer.find();
@@ -161,7 +172,9 @@ impl DocSet for SloppyScorer {
     }
 
     fn cost(&self) -> u64 {
-        self.postings.get(self.lead).map_or(0, |postings| u64::from(postings.doc_freq()) * 10 * self.postings.len() as u64)
+        self.postings
+            .get(self.lead)
+            .map_or(0, |postings| u64::from(postings.doc_freq()) * 10 * self.postings.len() as u64)
     }
 }
 
@@ -195,8 +208,9 @@ pub fn count_matches(positions: &[Vec<u32>], places: &[u32], twins: &[Vec<usize>
             continue;
         }
         let position_of = |term: usize| positions.get(term).and_then(|all| all.get(*at.get(term)?));
-        let shared = (0..places.len())
-            .find(|term| twins.get(*term).is_some_and(|others| others.iter().any(|o| position_of(*o) == position_of(*term))));
+        let shared = (0..places.len()).find(|term| {
+            twins.get(*term).is_some_and(|others| others.iter().any(|o| position_of(*o) == position_of(*term)))
+        });
         match shared {
             Some(term) => step(&mut at, term),
             None => {

@@ -95,15 +95,12 @@ impl Node {
                 let terms = terms.iter().map(|(place, term)| (*place as usize, term.clone())).collect();
                 self.boosted(Box::new(PhraseQuery::new_with_offset(terms)))
             }
-            Kind::Phrase { terms, slop } => {
-                self.boosted(Box::new(SloppyPhrase { terms: terms.clone(), slop: *slop }))
-            }
+            Kind::Phrase { terms, slop } => self.boosted(Box::new(SloppyPhrase { terms: terms.clone(), slop: *slop })),
             Kind::Constant(inner) => Box::new(ConstScoreQuery::new(inner.query(), self.boost)),
             Kind::Boolean(clauses) => Box::new(clauses.query()),
-            Kind::Max { nodes, tie_breaker } => Box::new(DisjunctionMaxQuery::with_tie_breaker(
-                nodes.iter().map(Self::query).collect(),
-                *tie_breaker,
-            )),
+            Kind::Max { nodes, tie_breaker } => {
+                Box::new(DisjunctionMaxQuery::with_tie_breaker(nodes.iter().map(Self::query).collect(), *tie_breaker))
+            }
         }
     }
 

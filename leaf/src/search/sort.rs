@@ -270,8 +270,20 @@ impl SortKey {
     fn compare(&self, a: &Key, b: &Key) -> Ordering {
         match (a, b) {
             (Key::Missing, Key::Missing) => Ordering::Equal,
-            (Key::Missing, _) => if self.missing_first { Ordering::Less } else { Ordering::Greater },
-            (_, Key::Missing) => if self.missing_first { Ordering::Greater } else { Ordering::Less },
+            (Key::Missing, _) => {
+                if self.missing_first {
+                    Ordering::Less
+                } else {
+                    Ordering::Greater
+                }
+            }
+            (_, Key::Missing) => {
+                if self.missing_first {
+                    Ordering::Greater
+                } else {
+                    Ordering::Less
+                }
+            }
             (a, b) if self.descending => b.compare(a),
             (a, b) => a.compare(b),
         }
@@ -418,7 +430,13 @@ impl TextReader {
         };
         Ok(match place {
             TermOrdHit::Exact(at) => ordinal.cmp(&at),
-            TermOrdHit::Next(at) => if ordinal < at { Ordering::Less } else { Ordering::Greater },
+            TermOrdHit::Next(at) => {
+                if ordinal < at {
+                    Ordering::Less
+                } else {
+                    Ordering::Greater
+                }
+            }
         })
     }
 }

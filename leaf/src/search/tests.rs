@@ -61,7 +61,8 @@ fn check(corpus: &Corpus, shards: &Shards, query: &v1::Query, hits_max: usize, c
     let answer = ask(shards, query, |request| request.hits_max = u32::try_from(hits_max).unwrap()).unwrap();
     assert_eq!(answer.matched, expected.len() as u64, "{context}: matches of {query:?}");
     assert!(answer.exact);
-    let best: Vec<(String, u32)> = expected.iter().take(hits_max).map(|(id, score)| (id.clone(), score.to_bits())).collect();
+    let best: Vec<(String, u32)> =
+        expected.iter().take(hits_max).map(|(id, score)| (id.clone(), score.to_bits())).collect();
     assert_eq!(ranked(&answer.hits), best, "{context}: hits of {query:?}");
     if hits_max > 0 {
         assert_eq!(answer.max_score.map(f32::to_bits), best.first().map(|best| best.1), "{context}");
@@ -84,7 +85,13 @@ fn every_query_ranks_as_a_naive_scan_does_for_any_sharding() {
             for number in 0..250 {
                 let query = corpus::random_query(&mut random, &corpus, 3);
                 let hits_max = [0, 1, 3, 10, 500][random.random_range(0..5)];
-                check(&corpus, &shards, &query, hits_max, &format!("seed {seed}, {shard_count} shards, query {number}"));
+                check(
+                    &corpus,
+                    &shards,
+                    &query,
+                    hits_max,
+                    &format!("seed {seed}, {shard_count} shards, query {number}"),
+                );
             }
         }
     }
@@ -127,7 +134,11 @@ fn pages_by_search_after_are_the_whole_list() {
         vec![by(sort_key::By::Field("x".to_owned()), false), by(sort_key::By::Id(true), false)],
     ];
     let query = query_of(query::Kind::Boolean(v1::Boolean {
-        should: vec![corpus::term("title", "w0"), corpus::term("title", "w1"), query_of(query::Kind::MatchAll(v1::MatchAll {}))],
+        should: vec![
+            corpus::term("title", "w0"),
+            corpus::term("title", "w1"),
+            query_of(query::Kind::MatchAll(v1::MatchAll {})),
+        ],
         minimum_should_match: 1,
         ..Default::default()
     }));
@@ -176,7 +187,11 @@ fn sorting_by_fields_agrees_with_a_naive_sort() {
                     .unwrap();
                     let ids: Vec<String> = found.hits.iter().map(|hit| hit.id.clone()).collect();
                     let expected = naive::sorted(&corpus, field, descending, missing_first);
-                    assert_eq!(ids, expected[..expected.len().min(hits_max as usize)], "{field} {descending} {missing_first}");
+                    assert_eq!(
+                        ids,
+                        expected[..expected.len().min(hits_max as usize)],
+                        "{field} {descending} {missing_first}"
+                    );
                     assert!(found.hits.iter().all(|hit| hit.score.is_nan() && hit.sort.len() == 1));
                 }
             }
@@ -197,8 +212,11 @@ fn min_score_leaves_out_and_does_not_count() {
         let query = corpus::random_query(&mut random, &corpus, 3);
         let expected = naive::search(&corpus, &query);
         let Some((_, min)) = expected.get(expected.len() / 2).cloned() else { continue };
-        let kept: Vec<(String, u32)> =
-            expected.iter().filter(|(_, score)| *score >= min).map(|(id, score)| (id.clone(), score.to_bits())).collect();
+        let kept: Vec<(String, u32)> = expected
+            .iter()
+            .filter(|(_, score)| *score >= min)
+            .map(|(id, score)| (id.clone(), score.to_bits()))
+            .collect();
         let answer = ask(&shards, &query, |request| {
             request.min_score = Some(min);
             request.hits_max = 1_000;
@@ -265,7 +283,11 @@ fn a_replica_that_is_newer_sends_its_own_statistics() {
     let shards = Shards::build(&corpus, 1, true, &mut random);
     let query = corpus::term("title", "w0");
     let index = v1::IndexSearch { query: Some(query.clone()), ..Default::default() };
-    let request = v1::SearchRequest { hits_max: 10, fetch: Some(v1::FetchOptions { source: true, ..Default::default() }), ..Default::default() };
+    let request = v1::SearchRequest {
+        hits_max: 10,
+        fetch: Some(v1::FetchOptions { source: true, ..Default::default() }),
+        ..Default::default()
+    };
     let cancel = Cancel::new(Instant::now() + Duration::from_secs(60));
     let result = search_shard(&shards.searchers[0], &request, &index, &v1::ShardSearch::default(), &cancel);
     let fresh = result.fresh_statistics.unwrap();

@@ -9,10 +9,10 @@ mod metrics;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use tantivy::TantivyError;
 use tantivy::aggregation::agg_result::{AggregationResult as Found, AggregationResults, BucketResult};
 use tantivy::aggregation::intermediate_agg_result::IntermediateAggregationResults;
 use tantivy::aggregation::{AggregationError, AggregationLimitsGuard};
-use tantivy::TantivyError;
 use trawl_data::aggregation::{AggregationField, Partial, ValueKind, field_of, range_name, to_tantivy};
 use trawl_proto::v1::{self, aggregation::Kind};
 
@@ -81,9 +81,7 @@ impl Merging {
         wanted: &[v1::Aggregation],
         merged: IntermediateAggregationResults,
     ) -> Result<AggregationResults, Error> {
-        let resolve = |field: &str| {
-            self.kind(field).map(|kind| AggregationField { column: field.to_owned(), kind })
-        };
+        let resolve = |field: &str| self.kind(field).map(|kind| AggregationField { column: field.to_owned(), kind });
         let request = to_tantivy(wanted, &resolve).map_err(|error| Error::Invalid {
             error_type: "illegal_argument_exception",
             reason: error.0,
@@ -99,10 +97,7 @@ impl Merging {
         wanted: &[v1::Aggregation],
         mut found: AggregationResults,
     ) -> Result<Vec<(String, AggregationResult)>, Error> {
-        wanted
-            .iter()
-            .map(|aggregation| Ok((aggregation.name.clone(), self.result(aggregation, &mut found)?)))
-            .collect()
+        wanted.iter().map(|aggregation| Ok((aggregation.name.clone(), self.result(aggregation, &mut found)?))).collect()
     }
 
     fn result(&self, wanted: &v1::Aggregation, found: &mut AggregationResults) -> Result<AggregationResult, Error> {
@@ -110,7 +105,11 @@ impl Merging {
         let mismatch = || Error::Internal(format!("aggregation [{name}] has a result of another kind"));
         let kind = field_of(wanted).and_then(|field| self.kind(field));
         if let Some(Kind::Range(range)) = &wanted.kind {
-            let ranges = range.ranges.iter().enumerate().map(|(number, range)| (range, found.0.remove(&range_name(name, number))));
+            let ranges = range
+                .ranges
+                .iter()
+                .enumerate()
+                .map(|(number, range)| (range, found.0.remove(&range_name(name, number))));
             return self.ranges(wanted, ranges);
         }
         let result = found.0.remove(name).ok_or_else(mismatch)?;
@@ -118,13 +117,16 @@ impl Merging {
             (Some(Kind::Terms(terms)), Found::BucketResult(BucketResult::Terms { buckets, .. })) => {
                 self.terms(wanted, terms, buckets, kind)
             }
-            (Some(Kind::Histogram(_) | Kind::DateHistogram(_)), Found::BucketResult(BucketResult::Histogram { buckets })) => {
-                self.histogram(wanted, buckets, kind)
-            }
+            (
+                Some(Kind::Histogram(_) | Kind::DateHistogram(_)),
+                Found::BucketResult(BucketResult::Histogram { buckets }),
+            ) => self.histogram(wanted, buckets, kind),
             (Some(Kind::Metric(metric)), Found::MetricResult(result)) => {
                 metrics::result(metric.kind(), result, kind).ok_or_else(mismatch)
             }
-            (Some(Kind::Cardinality(_)), Found::MetricResult(result)) => metrics::cardinality(result).ok_or_else(mismatch),
+            (Some(Kind::Cardinality(_)), Found::MetricResult(result)) => {
+                metrics::cardinality(result).ok_or_else(mismatch)
+            }
             _ => Err(mismatch()),
         }
     }

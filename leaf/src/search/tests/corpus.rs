@@ -95,7 +95,8 @@ pub fn word(random: &mut StdRng) -> String {
 
 fn random_document(random: &mut StdRng, id: String) -> Document {
     let words = |random: &mut StdRng, max: usize| -> Vec<String> {
-        let length = if random.random_bool(0.1) { random.random_range(0..max * 5) } else { random.random_range(0..max) };
+        let length =
+            if random.random_bool(0.1) { random.random_range(0..max * 5) } else { random.random_range(0..max) };
         (0..length).map(|_| word(random)).collect()
     };
     let title = words(random, 9);
@@ -247,7 +248,9 @@ fn random_boolean(random: &mut StdRng, corpus: &Corpus, depth: u32) -> v1::Query
     let minimum_should_match = match random.random_range(0..3) {
         0 => u32::from(!is_optional && !should.is_empty()),
         1 => u32::from(!should.is_empty()),
-        _ => random.random_range(0..=u32::try_from(should.len()).unwrap()).max(u32::from(!is_optional && !should.is_empty())),
+        _ => random
+            .random_range(0..=u32::try_from(should.len()).unwrap())
+            .max(u32::from(!is_optional && !should.is_empty())),
     };
     let boolean = v1::Boolean { must, should, filter, must_not, minimum_should_match };
     boosted(random, query_of(query::Kind::Boolean(boolean)))

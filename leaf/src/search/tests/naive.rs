@@ -35,8 +35,20 @@ pub fn sorted(corpus: &Corpus, field: &str, descending: bool, missing_first: boo
     documents.sort_by(|(a, x), (b, y)| {
         let by_value = match (x, y) {
             (None, None) => Ordering::Equal,
-            (None, Some(_)) => if missing_first { Ordering::Less } else { Ordering::Greater },
-            (Some(_), None) => if missing_first { Ordering::Greater } else { Ordering::Less },
+            (None, Some(_)) => {
+                if missing_first {
+                    Ordering::Less
+                } else {
+                    Ordering::Greater
+                }
+            }
+            (Some(_), None) => {
+                if missing_first {
+                    Ordering::Greater
+                } else {
+                    Ordering::Less
+                }
+            }
             (Some(x), Some(y)) => {
                 let ordering = x.partial_cmp(y).unwrap();
                 if descending { ordering.reverse() } else { ordering }
@@ -133,7 +145,8 @@ impl<'a> Scan<'a> {
             query::Kind::Phrase(phrase) => self.phrase(document, phrase, boost),
             query::Kind::Boolean(boolean) => self.boolean(document, boolean, boost),
             query::Kind::DisjunctionMax(max) => {
-                let scores: Vec<f32> = max.queries.iter().filter_map(|query| self.score(document, query, boost)).collect();
+                let scores: Vec<f32> =
+                    max.queries.iter().filter_map(|query| self.score(document, query, boost)).collect();
                 let best = scores.iter().copied().reduce(f32::max)?;
                 let sum = scores.iter().fold(0.0f32, |sum, score| sum + score);
                 Some(best + max.tie_breaker * (sum - best))
@@ -158,7 +171,9 @@ impl<'a> Scan<'a> {
             query::Kind::Prefix(prefix) => {
                 constant(strings(document, &prefix.field).iter().any(|text| text.starts_with(&prefix.prefix)))
             }
-            query::Kind::Fuzzy(fuzzy) => constant(strings(document, &fuzzy.field).iter().any(|text| is_near(fuzzy, text))),
+            query::Kind::Fuzzy(fuzzy) => {
+                constant(strings(document, &fuzzy.field).iter().any(|text| is_near(fuzzy, text)))
+            }
             query::Kind::Exists(exists) => constant(match exists.field.as_str() {
                 "title" | "body" => true,
                 "y" => document.y.is_some(),

@@ -59,8 +59,8 @@ impl Merging {
             BucketEntries::Vec(entries) => entries,
             BucketEntries::HashMap(entries) => entries.into_values().collect(),
         };
-        let is_date = kind == Some(ValueKind::Date)
-            || matches!(wanted.kind, Some(v1::aggregation::Kind::DateHistogram(_)));
+        let is_date =
+            kind == Some(ValueKind::Date) || matches!(wanted.kind, Some(v1::aggregation::Kind::DateHistogram(_)));
         let buckets: Result<Vec<Bucket>, Error> = entries
             .into_iter()
             .map(|entry| {
@@ -124,12 +124,15 @@ impl Merging {
     }
 }
 
+/// The bucket that was asked for. Tantivy tells buckets apart by their bounds as each column's type
+/// shows them, so a shard without the column has an empty one of its own.
 fn entry_of(buckets: BucketEntries<RangeBucketEntry>) -> Option<RangeBucketEntry> {
     let is_ours = |entry: &RangeBucketEntry| matches!(&entry.key, Key::Str(key) if key == RANGE_KEY);
-    match buckets {
-        BucketEntries::Vec(entries) => entries.into_iter().find(is_ours),
-        BucketEntries::HashMap(entries) => entries.into_values().find(is_ours),
-    }
+    let entries: Vec<RangeBucketEntry> = match buckets {
+        BucketEntries::Vec(entries) => entries,
+        BucketEntries::HashMap(entries) => entries.into_values().collect(),
+    };
+    entries.into_iter().filter(is_ours).max_by_key(|entry| entry.doc_count)
 }
 
 fn number(key: &Key) -> f64 {
@@ -243,7 +246,9 @@ fn figure(bucket: &Bucket, name: &str, property: &str) -> Option<f64> {
             "std_deviation_sampling" => extended.as_ref()?.std_deviation_sampling,
             _ => None,
         },
-        AggregationResult::Buckets { buckets, .. } => Some(buckets.iter().map(|bucket| bucket.doc_count).sum::<u64>() as f64),
+        AggregationResult::Buckets { buckets, .. } => {
+            Some(buckets.iter().map(|bucket| bucket.doc_count).sum::<u64>() as f64)
+        }
     }
 }
 
