@@ -110,9 +110,8 @@ pub fn matches(pattern: &str, name: &str) -> bool {
 /// # Errors
 /// `invalid_index_name_exception`.
 pub fn check_name(name: &str) -> Result<(), Error> {
-    let refuse = |why: &str| {
-        Err(Error::invalid("invalid_index_name_exception", format!("Invalid index name [{name}], {why}")))
-    };
+    let refuse =
+        |why: &str| Err(Error::invalid("invalid_index_name_exception", format!("Invalid index name [{name}], {why}")));
     if name.is_empty() {
         return refuse("must not be empty");
     }

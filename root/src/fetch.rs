@@ -73,10 +73,13 @@ fn by_position(
     shard: v1::ShardFetchResult,
 ) -> Option<(usize, Result<v1::ShardFetchResult, v1::Failure>)> {
     let at = position(targets, asked, shard.shard.as_ref())?;
-    Some((at, match shard.failure {
-        Some(failure) => Err(failure),
-        None => Ok(shard),
-    }))
+    Some((
+        at,
+        match shard.failure {
+            Some(failure) => Err(failure),
+            None => Ok(shard),
+        },
+    ))
 }
 
 /// A hit with its document, as answered.

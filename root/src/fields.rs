@@ -107,7 +107,8 @@ impl Fields {
         for field in before.iter().chain(reported) {
             *types.entry(&field.path).or_default() |= field.types;
         }
-        let united = types.into_iter().map(|(path, types)| v1::DynamicField { path: path.to_owned(), types, spare: None });
+        let united =
+            types.into_iter().map(|(path, types)| v1::DynamicField { path: path.to_owned(), types, spare: None });
         let united: Vec<_> = united.collect();
         if united != before {
             known.mapping = None;
@@ -137,7 +138,8 @@ mod tests {
     use super::*;
 
     fn status(shard: u32, version: u64, fields: &[(&str, u32)]) -> v1::ReplicaStatus {
-        let field = |(path, types): &(&str, u32)| v1::DynamicField { path: (*path).to_owned(), types: *types, spare: None };
+        let field =
+            |(path, types): &(&str, u32)| v1::DynamicField { path: (*path).to_owned(), types: *types, spare: None };
         v1::ReplicaStatus {
             shard: Some(v1::Shard { index_uid: "u".to_owned(), number: shard }),
             fields_version: version,

@@ -70,11 +70,7 @@ pub(crate) async fn write(root: &Root, items: Vec<WriteItem>, options: WriteOpti
 }
 
 /// The records of all indices named; those that are missing are made.
-async fn indices(
-    root: &Root,
-    items: &[WriteItem],
-    wait: Duration,
-) -> HashMap<String, Result<Arc<IndexRecord>, Error>> {
+async fn indices(root: &Root, items: &[WriteItem], wait: Duration) -> HashMap<String, Result<Arc<IndexRecord>, Error>> {
     let names: BTreeSet<&str> = items.iter().map(|item| item.index.as_str()).collect();
     let records = names.into_iter().map(|name| async move {
         let known = root.viewer.view().indices.get(name).cloned();
@@ -159,7 +155,8 @@ impl<'a> Room<'a> {
         // One write alone is always let in: its size is bounded where it comes from.
         if before > 0 && before + bytes > max {
             root.write_bytes.fetch_sub(bytes, Ordering::AcqRel);
-            let reason = format!("{before} bytes of operations are being written, with {bytes} more it were over {max}");
+            let reason =
+                format!("{before} bytes of operations are being written, with {bytes} more it were over {max}");
             return Err(Error::TooManyRequests { reason, retry_after: Duration::from_secs(1) });
         }
         root.metrics.write_bytes_in_flight.inc_by(bytes as i64);

@@ -120,7 +120,8 @@ impl Leader<'_> {
 
     /// Makes the logs, then the assignments: a leaf never sees a shard without a log.
     async fn place(&self, place: Place) -> Result<Revision, Error> {
-        let new: Vec<_> = place.shards.iter().filter(|shard| shard.revision.is_none()).map(|s| s.shard.clone()).collect();
+        let new: Vec<_> =
+            place.shards.iter().filter(|shard| shard.revision.is_none()).map(|s| s.shard.clone()).collect();
         if !new.is_empty() {
             self.root.engine.log.create(self.epoch, &new).await?;
         }

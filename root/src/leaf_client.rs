@@ -133,7 +133,9 @@ impl LeafClient {
     fn new(record: &NodeRecord, config: &LeavesConfig, broke: Arc<Notify>) -> Option<Self> {
         let connection = Arc::new(Watched::new(broke));
         let channel = Endpoint::from_shared(format!("http://{}", record.grpc))
-            .inspect_err(|error| tracing::warn!(leaf = %record.name, address = %record.grpc, %error, "bad leaf address"))
+            .inspect_err(
+                |error| tracing::warn!(leaf = %record.name, address = %record.grpc, %error, "bad leaf address"),
+            )
             .ok()?
             .connect_timeout(config.connect_timeout)
             .http2_keep_alive_interval(config.keep_alive_interval)

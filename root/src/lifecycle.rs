@@ -64,7 +64,7 @@ pub(crate) async fn create(root: &Root, name: &str, index: CreateIndex, wait: Du
             let shards_acknowledged = wait_served(root, &record, wait).await;
             Ok(Created { uid: record.uid.0, shards_acknowledged })
         }
-        Err(Error::Conflict(_)) => Err(exists(&*stored_record(root, name).await?.0)),
+        Err(Error::Conflict(_)) => Err(exists(&stored_record(root, name).await?.0)),
         Err(error) => Err(error),
     }
 }

@@ -60,8 +60,16 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("trawl_root");
         registry.register("searches", "Searches answered, in whatever way", metrics.searches.clone());
         registry.register("searches_failed", "Searches that failed altogether", metrics.searches_failed.clone());
-        registry.register("searches_partial", "Searches whose answer lacks something", metrics.searches_partial.clone());
-        registry.register("search_seconds", "Time from a search's arrival to its answer", metrics.search_seconds.clone());
+        registry.register(
+            "searches_partial",
+            "Searches whose answer lacks something",
+            metrics.searches_partial.clone(),
+        );
+        registry.register(
+            "search_seconds",
+            "Time from a search's arrival to its answer",
+            metrics.search_seconds.clone(),
+        );
         registry.register("reads_in_flight", "Searches, counts and gets at work", metrics.reads_in_flight.clone());
         registry.register("leaf_retries", "Shards asked again elsewhere after a failure", metrics.leaf_retries.clone());
         registry.register(

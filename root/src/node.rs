@@ -84,8 +84,7 @@ impl RootNode {
         let membership = membership.await.map_err(Error::Register)?;
         let mut registry = Registry::default();
         let root = Arc::new(Root::new(config, engine.clone(), viewer.clone(), &mut registry));
-        let candidate =
-            lease::Config { name: root.config.name.clone(), process, lease_time: root.config.lease_time };
+        let candidate = lease::Config { name: root.config.name.clone(), process, lease_time: root.config.lease_time };
         let lease = Lease::run(engine.store, candidate, leave.clone());
         let tasks = TaskTracker::new();
         tasks.spawn(lead::run(root.clone(), lease.leading(), lease.fence(), leave.clone()));

@@ -51,9 +51,7 @@ impl Preference {
             Some(text) => match (text.strip_prefix("_only_nodes:"), text.strip_prefix("_prefer_nodes:")) {
                 (Some(list), _) => Ok(Self::Only(names(list))),
                 (_, Some(list)) => Ok(Self::Prefer(names(list))),
-                _ if text.starts_with('_') => {
-                    Err(Error::illegal_argument(format!("no Preference for [{text}]")))
-                }
+                _ if text.starts_with('_') => Err(Error::illegal_argument(format!("no Preference for [{text}]"))),
                 _ => Ok(Self::Stable(text.to_owned())),
             },
         }
@@ -81,7 +79,12 @@ pub struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     /// A planner for one request.
-    pub fn new(view: &'a View, preference: &'a Preference, load: &'a (dyn Fn(&NodeName) -> Load + Sync), turn: u64) -> Self {
+    pub fn new(
+        view: &'a View,
+        preference: &'a Preference,
+        load: &'a (dyn Fn(&NodeName) -> Load + Sync),
+        turn: u64,
+    ) -> Self {
         Self { view, preference, load, turn, planned: HashMap::new() }
     }
 
@@ -191,7 +194,8 @@ mod tests {
     #[test]
     fn replicas_take_turns() {
         let view = view(1);
-        let first = |turn| Planner::new(&view, &Preference::Any, &idle, turn).targets(&[index(1)])[0].replicas[0].clone();
+        let first =
+            |turn| Planner::new(&view, &Preference::Any, &idle, turn).targets(&[index(1)])[0].replicas[0].clone();
         assert_ne!(first(0), first(1));
         assert_eq!(first(0), first(2));
     }

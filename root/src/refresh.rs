@@ -45,7 +45,12 @@ pub(crate) async fn positions(root: &Root, positions: &[v1::Position], wait: Dur
         }
         if serving.is_empty() {
             let failure = failure(Kind::Unavailable, "no replica of this shard is serving");
-            summary.failures.push(ShardFailure { index: record.name.clone(), shard: shard.number, node: None, failure });
+            summary.failures.push(ShardFailure {
+                index: record.name.clone(),
+                shard: shard.number,
+                node: None,
+                failure,
+            });
         }
     }
     let calls = by_leaf.into_iter().map(|(leaf, positions)| {
@@ -66,7 +71,12 @@ pub(crate) async fn positions(root: &Root, positions: &[v1::Position], wait: Dur
                 Some(failure) => {
                     let record = view.uids.get(&ShardKey::from(&shard).index_uid);
                     let index = record.map(|record| record.name.clone()).unwrap_or_default();
-                    summary.failures.push(ShardFailure { index, shard: shard.number, node: Some(leaf.clone()), failure });
+                    summary.failures.push(ShardFailure {
+                        index,
+                        shard: shard.number,
+                        node: Some(leaf.clone()),
+                        failure,
+                    });
                 }
             }
         }

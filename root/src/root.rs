@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use trawl_cluster::Engine;
 use trawl_cluster::catalog::IndexRecord;
 use trawl_cluster::store::Revision;
 use trawl_cluster::view::{View, Viewer};
-use trawl_cluster::Engine;
 use trawl_proto::v1;
 
 use crate::catalog::{self, Mappings};

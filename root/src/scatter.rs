@@ -91,10 +91,7 @@ pub fn margin(left: Duration, setting: Duration) -> Duration {
 }
 
 /// Load of leaves for planning on a view.
-pub fn load_of<'a>(
-    leaves: &'a LeafClients,
-    view: &'a trawl_cluster::view::View,
-) -> impl Fn(&NodeName) -> Load + 'a {
+pub fn load_of<'a>(leaves: &'a LeafClients, view: &'a trawl_cluster::view::View) -> impl Fn(&NodeName) -> Load + 'a {
     move |name| match view.leaf(name).map(|node| (node.alive, leaves.client(&node.record))) {
         Some((alive, Some(client))) => {
             Load { gone: !alive || client.state() == ConnectionState::Broken, in_flight: client.in_flight() }

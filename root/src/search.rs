@@ -264,9 +264,9 @@ impl<'a> Search<'a> {
                 return Repeat::WithFields;
             }
             let generation = value.generation.unwrap_or_default().into();
-            let outdated = phase.numbers[at].as_ref().is_some_and(|used| {
-                self.root.statistics.outdated(&target.shard, used, generation, Instant::now())
-            });
+            let outdated = phase.numbers[at]
+                .as_ref()
+                .is_some_and(|used| self.root.statistics.outdated(&target.shard, used, generation, Instant::now()));
             if outdated && !self.request.fresh_statistics {
                 repeat = Repeat::WithStatistics;
             }
@@ -291,7 +291,8 @@ impl<'a> Search<'a> {
         let results = || phase.scattered.answers().map(|(_, answer)| &answer.value);
         let mut timed_out = phase.scattered.timed_out() || results().any(|result| result.timed_out);
         let total = gather::total(results(), self.request.track_total);
-        let max_score = if self.request.size > 0 || self.request.track_scores { gather::max_score(results()) } else { None };
+        let max_score =
+            if self.request.size > 0 || self.request.track_scores { gather::max_score(results()) } else { None };
         let aggregations = aggregate(parts, &mut phase.scattered).await?;
         let ranked = self.merge(sort, &mut phase.scattered);
         let (hits, missing) = self.fetch(parts, &phase, ranked).await;

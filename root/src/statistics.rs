@@ -103,9 +103,11 @@ fn by_position(
     shard: v1::ShardStatistics,
 ) -> Option<(usize, Result<v1::ShardStatistics, v1::Failure>)> {
     let at = position(targets, asked, shard.shard.as_ref())?;
-    Some((at, match shard.failure {
-        Some(failure) => Err(failure),
-        None => Ok(shard),
-    }))
+    Some((
+        at,
+        match shard.failure {
+            Some(failure) => Err(failure),
+            None => Ok(shard),
+        },
+    ))
 }
-

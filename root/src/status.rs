@@ -21,9 +21,8 @@ pub(crate) async fn cluster(root: &Root) -> ClusterStatus {
         epoch: leader.epoch.0,
         since_ms: leader.since_ms,
     });
-    let connected = |node: &Node| {
-        root.leaves.client(&node.record).is_some_and(|client| client.state() != ConnectionState::Broken)
-    };
+    let connected =
+        |node: &Node| root.leaves.client(&node.record).is_some_and(|client| client.state() != ConnectionState::Broken);
     let status = |node: &Node, connected| NodeStatus { record: node.record.clone(), alive: node.alive, connected };
     ClusterStatus {
         leader,

@@ -91,7 +91,9 @@ async fn what_is_written_is_found_the_same_for_any_sharding_and_replica() {
         }
         assert!(written.refreshed);
     }
-    for query in [term("title", "fox"), should(vec![term("title", "quick"), term("title", "lazy"), term("kind", "dog")])] {
+    for query in
+        [term("title", "fox"), should(vec![term("title", "quick"), term("title", "lazy"), term("kind", "dog")])]
+    {
         let expected = root.search(request("one", query.clone())).await.unwrap();
         assert_eq!(expected.hits.len(), 10);
         for index in ["four", "seven"] {
@@ -218,7 +220,11 @@ async fn a_newer_field_is_found_by_a_root_that_did_not_know_it() {
     // As a query on a field does: by its type, and none when it is not there.
     let lower: Lower = Arc::new(|view: &IndexView| {
         let known = view.mapping.field("late").is_some();
-        let query = if known { term("late", "word") } else { v1::Query { kind: Some(Kind::MatchNone(v1::MatchNone {})), boost: None } };
+        let query = if known {
+            term("late", "word")
+        } else {
+            v1::Query { kind: Some(Kind::MatchNone(v1::MatchNone {})), boost: None }
+        };
         let fetch = v1::FetchOptions { source: true, ..Default::default() };
         Ok(Lowered { query, fetch, uses_dynamic: true, ..Lowered::default() })
     });

@@ -15,9 +15,9 @@ pub fn compare_hits(sort: &[v1::SortKey], left: &v1::Hit, right: &v1::Hit) -> Or
         right.score.total_cmp(&left.score)
     } else {
         let values = left.sort.iter().zip(&right.sort);
-        sort.iter().zip(values).fold(Ordering::Equal, |order, (key, (left, right))| {
-            order.then_with(|| compare_values(key, left, right))
-        })
+        sort.iter()
+            .zip(values)
+            .fold(Ordering::Equal, |order, (key, (left, right))| order.then_with(|| compare_values(key, left, right)))
     };
     keys.then_with(|| left.tie.cmp(&right.tie)).then_with(|| left.id.cmp(&right.id))
 }

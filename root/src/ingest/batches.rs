@@ -194,7 +194,8 @@ mod tests {
         let items = || vec![index(""), index("a"), index("")];
         let (first, _) = make(items(), &records(3), Some("key"), 1 << 20);
         let (again, slots) = make(items(), &records(3), Some("key"), 1 << 20);
-        let bodies = |batches: &[Batch]| batches.iter().map(|b| (b.body.clone(), b.message_id.clone())).collect::<Vec<_>>();
+        let bodies =
+            |batches: &[Batch]| batches.iter().map(|b| (b.body.clone(), b.message_id.clone())).collect::<Vec<_>>();
         assert_eq!(bodies(&first), bodies(&again));
         assert_ne!(slots[0].id, slots[2].id);
         let (other, _) = make(items(), &records(3), Some("other key"), 1 << 20);
@@ -221,7 +222,8 @@ mod tests {
         delete.operation.kind = Kind::Delete.into();
         let mut elsewhere = index("a");
         elsewhere.index = "missing".to_owned();
-        let (batches, slots) = make(vec![delete, elsewhere, index(&"x".repeat(513)), index("fine")], &records(1), None, 1000);
+        let (batches, slots) =
+            make(vec![delete, elsewhere, index(&"x".repeat(513)), index("fine")], &records(1), None, 1000);
         assert_eq!(batches.len(), 1);
         assert_eq!(batches[0].places, [3]);
         assert!(slots[..3].iter().all(|slot| matches!(slot.result, Some(Err(_)))));

@@ -88,7 +88,8 @@ fn removals(view: &View) -> impl Iterator<Item = Step> + '_ {
     let mapped = view.mappings.keys().map(|(uid, _)| uid);
     let gone: BTreeSet<_> = assigned.chain(mapped).filter(|uid| !view.uids.contains_key(uid)).collect();
     gone.into_iter().map(|index_uid| {
-        let mut shards: Vec<_> = view.assignments.keys().filter(|shard| shard.index_uid == *index_uid).cloned().collect();
+        let mut shards: Vec<_> =
+            view.assignments.keys().filter(|shard| shard.index_uid == *index_uid).cloned().collect();
         if shards.is_empty() {
             // Its assignments are gone already, or it was deleted between the creation of its logs and
             // its assignment: any of its shards may have a log.

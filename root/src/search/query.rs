@@ -64,7 +64,8 @@ pub(super) async fn search(
         .run(targets, &|leaf, asked, timeout: Duration| {
             let calls = calls(&asked);
             Box::pin(async move {
-                let answers = futures::future::try_join_all(calls.into_iter().map(|call| one_call(&leaf, call, timeout)));
+                let answers =
+                    futures::future::try_join_all(calls.into_iter().map(|call| one_call(&leaf, call, timeout)));
                 let results = answers.await?.into_iter().flatten();
                 Ok(results.filter_map(|result| by_position(targets, &asked, result)).collect())
             })
@@ -166,8 +167,11 @@ fn by_position(
     result: v1::ShardSearchResult,
 ) -> Option<(usize, Result<v1::ShardSearchResult, v1::Failure>)> {
     let at = position(targets, asked, result.shard.as_ref())?;
-    Some((at, match result.failure {
-        Some(failure) => Err(failure),
-        None => Ok(result),
-    }))
+    Some((
+        at,
+        match result.failure {
+            Some(failure) => Err(failure),
+            None => Ok(result),
+        },
+    ))
 }

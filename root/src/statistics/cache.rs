@@ -121,13 +121,16 @@ impl StatisticsCache {
                 continue;
             }
             let tokens = statistics.fields.iter().find(|field| field.field == term.field);
-            self.entries.insert(key, Entry {
-                generation,
-                learned: now,
-                documents: statistics.documents,
-                tokens: tokens.map_or(0, |field| field.tokens),
-                frequency: term.documents,
-            });
+            self.entries.insert(
+                key,
+                Entry {
+                    generation,
+                    learned: now,
+                    documents: statistics.documents,
+                    tokens: tokens.map_or(0, |field| field.tokens),
+                    frequency: term.documents,
+                },
+            );
         }
     }
 

@@ -95,7 +95,10 @@ mod tests {
             must: vec![term("title", "fox"), query(Kind::ConstantScore(Box::new(constant)))],
             should: vec![
                 query(Kind::Phrase(phrase)),
-                query(Kind::DisjunctionMax(v1::DisjunctionMax { queries: vec![term("body", "dog")], tie_breaker: 0.0 })),
+                query(Kind::DisjunctionMax(v1::DisjunctionMax {
+                    queries: vec![term("body", "dog")],
+                    tie_breaker: 0.0,
+                })),
             ],
             filter: vec![term("kind", "filtered")],
             must_not: vec![term("kind", "excluded")],

@@ -56,8 +56,7 @@ impl Cluster {
         let address = "127.0.0.1:0".parse().unwrap();
         let root = Root::new(Config::new("root-0", address), engine.clone(), viewer.clone(), &mut Registry::default());
         let root = Arc::new(root);
-        let candidate =
-            lease::Config { name: "root-0".into(), process: "process".to_owned(), lease_time: LEASE_TIME };
+        let candidate = lease::Config { name: "root-0".into(), process: "process".to_owned(), lease_time: LEASE_TIME };
         let lease = Lease::run(engine.store.clone(), candidate, stop.clone());
         tokio::spawn(lead::run(root.clone(), lease.leading(), lease.fence(), stop.clone()));
         let connected = root.clone();
