@@ -30,12 +30,11 @@ use trawl_proto::v1::{self, Failure, failure::Kind};
 pub use build::{Plan, ScoringTerm};
 
 use crate::aggregation::Limits;
-use crate::fetch::fetch_documents;
 use crate::statistics::{Statistics, plan_statistics};
 use crate::{ShardSearcher, aggregation};
 use collect::{Collected, Ranked, Wanted};
 
-pub use crate::fetch::fetch_documents as fetch;
+pub use crate::fetch::fetch_documents;
 
 /// When a search has to stop: at its deadline, or when nobody waits for it any more.
 #[derive(Clone, Debug)]
@@ -203,7 +202,7 @@ fn hits(searcher: &ShardSearcher, order: &sort::Order, ranked: &[Ranked]) -> tan
         };
         let sort = if order.is_by_score() {
             let all = [sort::Key::Score(hit.score), sort::Key::Tie(hit.tie), sort::Key::Text(id.as_str().into())];
-            all.iter().take(order.len()).map(sort::Key::to_proto).collect()
+            all.iter().take(order.key_count()).map(sort::Key::to_proto).collect()
         } else {
             hit.keys.iter().map(sort::Key::to_proto).collect()
         };

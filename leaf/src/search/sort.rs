@@ -174,7 +174,7 @@ impl Order {
     }
 
     /// Number of keys.
-    pub fn len(&self) -> usize {
+    pub fn key_count(&self) -> usize {
         self.keys.len()
     }
 

@@ -77,7 +77,8 @@ fn count(searcher: &ShardSearcher, query: &v1::Query) -> u64 {
 
 #[test]
 fn every_query_ranks_as_a_naive_scan_does_for_any_sharding() {
-    for seed in 0..5u64 {
+    let seeds = std::env::var("TRAWL_TEST_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(5u64);
+    for seed in 0..seeds {
         let mut random = StdRng::seed_from_u64(seed);
         let corpus = Corpus::random(&mut random, 150);
         for shard_count in [1usize, 3] {
@@ -301,4 +302,63 @@ fn a_replica_that_is_newer_sends_its_own_statistics() {
         let expected = corpus.live().find(|document| document.id == hit.id).unwrap();
         assert_eq!(serde_json::from_slice::<serde_json::Value>(&document.source).unwrap(), expected.source());
     }
+}
+
+#[test]
+fn aggregations_count_live_documents_over_segments() {
+    use tantivy::aggregation::AggregationLimitsGuard;
+    use tantivy::aggregation::agg_result::{AggregationResult, BucketResult};
+    use trawl_data::aggregation::{Partial, ValueKind};
+
+    let mut random = StdRng::seed_from_u64(21);
+    let corpus = Corpus::random(&mut random, 200);
+    let shards = Shards::build(&corpus, 1, true, &mut random);
+    let terms = |field: &str| {
+        let terms = v1::TermsAggregation { field: field.to_owned(), size: 10, min_doc_count: 1, ..Default::default() };
+        let kind = Some(v1::aggregation::Kind::Terms(terms));
+        v1::Aggregation { name: field.to_owned(), kind, aggregations: Vec::new() }
+    };
+    let wanted = vec![terms("tag"), terms("tags"), terms("y.keyword"), terms("nowhere")];
+    let query = corpus::term("body", "w1");
+    let request = v1::SearchRequest { aggregations: wanted.clone(), ..Default::default() };
+    let index = v1::IndexSearch { query: Some(query.clone()), ..Default::default() };
+    let cancel = Cancel::new(Instant::now() + Duration::from_secs(60));
+    let searcher = &shards.searchers[0];
+    let result = search_shard(searcher, &request, &index, &v1::ShardSearch::default(), &cancel);
+    assert_eq!(result.failure, None);
+    let partial: Partial = postcard::from_bytes(&result.aggregations).unwrap();
+    assert_eq!(partial.kinds.get("tag"), Some(&ValueKind::Keyword));
+    assert_eq!(partial.kinds.get("nowhere"), None);
+
+    let prepared = aggregation::prepare(searcher, &wanted).unwrap().unwrap();
+    let found = partial.results.into_final_result(prepared.aggregations, AggregationLimitsGuard::default()).unwrap();
+    let matching: Vec<String> = naive::search(&corpus, &query).into_iter().map(|(id, _)| id).collect();
+    let matching: Vec<_> = corpus.live().filter(|document| matching.contains(&document.id)).collect();
+    let count = |field: &str, key: &str| {
+        let has = |document: &&&corpus::Document| match field {
+            "tag" => document.tag.as_deref() == Some(key),
+            "tags" => document.tags.iter().any(|tag| tag == key),
+            _ => document.y.as_deref() == Some(key),
+        };
+        matching.iter().filter(has).count() as u64
+    };
+    for aggregation in &wanted {
+        let field = &aggregation.name;
+        let AggregationResult::BucketResult(BucketResult::Terms { buckets, .. }) = &found.0[field] else {
+            panic!("not terms")
+        };
+        assert_eq!(buckets.is_empty(), field == "nowhere");
+        for bucket in buckets {
+            let tantivy::aggregation::Key::Str(key) = &bucket.key else { panic!("not a string") };
+            assert_eq!(bucket.doc_count, count(field, key), "{field} {key}");
+        }
+    }
+
+    let text = v1::SearchRequest { aggregations: vec![terms("title")], ..Default::default() };
+    let refused = search_shard(searcher, &text, &index, &v1::ShardSearch::default(), &cancel).failure.unwrap();
+    assert_eq!(refused.kind(), Kind::Invalid);
+    assert!(refused.reason.contains("Text fields are not optimised"));
+    let tight = cancel.clone().with_limits(Limits { memory_bytes: 1, buckets: 1 });
+    let refused = search_shard(searcher, &request, &index, &v1::ShardSearch::default(), &tight).failure.unwrap();
+    assert!(refused.reason.starts_with("too_many_buckets"), "{refused:?}");
 }
