@@ -36,7 +36,7 @@ use crate::{
 /// How many aggregations one request may have.
 const COUNT_MAX: usize = 500;
 /// How deep they may nest.
-const DEPTH_MAX: usize = 20;
+const DEPTH_MAX: usize = 14;
 
 /// One kind of aggregation with its settings.
 pub trait Kind: Send + Sync + Debug {

@@ -78,6 +78,9 @@ pub fn object<'a>(json: &'a Json, key: &str) -> Result<&'a Members, Error> {
 /// A factor on scores: not negative.
 pub fn boost(json: &Json, query: &str) -> Result<f32, Error> {
     let value = float(json, "boost")?;
+    if !(value as f32).is_finite() {
+        return Err(not_a_number(json, "boost"));
+    }
     if value < 0.0 {
         return Err(illegal(format!(
             "negative [boost] are not allowed in [{query}], use a value between 0 and 1 to deboost"

@@ -44,6 +44,9 @@ use crate::error::{Cause, Error};
 
 /// How deep queries may nest.
 pub const DEPTH_MAX: usize = 30;
+/// How deep a lowered query may nest: syntax inside a `query_string` comes on top of the body's own
+/// nesting, and the wire form is decoded with a limit of 100 messages, two per level.
+const LOWERED_DEPTH_MAX: usize = 45;
 /// How many clauses a query may come to.
 pub const CLAUSES_MAX: usize = 1_024;
 
@@ -92,9 +95,7 @@ impl Parser {
             return Err(too_many_clauses());
         }
         if self.depth >= DEPTH_MAX {
-            return Err(illegal(format!(
-                "The nested depth of the query exceeds the maximum nested depth for queries set in [{DEPTH_MAX}]"
-            )));
+            return Err(too_deep(DEPTH_MAX));
         }
         self.depth += 1;
         let parsed = self.named(name, body);
@@ -140,6 +141,22 @@ impl Parser {
     }
 }
 
+/// A query on one index, within the limits.
+///
+/// # Errors
+/// What the query's nodes answer; a limit that is passed.
+pub fn lower(query: &Parsed, lowering: &mut Lowering<'_>) -> Result<v1::Query, Error> {
+    let lowered = query.lower(lowering)?;
+    let mut open: Vec<(&v1::Query, usize)> = vec![(&lowered, 1)];
+    while let Some((query, depth)) = open.pop() {
+        if depth > LOWERED_DEPTH_MAX {
+            return Err(too_deep(LOWERED_DEPTH_MAX));
+        }
+        open.extend(build::children(query).map(|child| (child, depth + 1)));
+    }
+    Ok(lowered)
+}
+
 /// What queries are lowered with.
 pub struct Lowering<'a> {
     /// Name of the index.
@@ -171,6 +188,12 @@ impl<'a> Lowering<'a> {
         self.clauses += 1;
         if self.clauses > CLAUSES_MAX { Err(too_many_clauses()) } else { Ok(()) }
     }
+}
+
+fn too_deep(depth_max: usize) -> Error {
+    illegal(format!(
+        "The nested depth of the query exceeds the maximum nested depth for queries set in [{depth_max}]"
+    ))
 }
 
 fn too_many_clauses() -> Error {

@@ -163,7 +163,7 @@ pub(crate) async fn count(call: Call) -> Result<Answer, ApiError> {
     let now = now_ms();
     let (lower, misfit) = watched(move |view: &IndexView| {
         let mut lowering = query::Lowering::new(&view.record.name, &view.mapping, now);
-        let query = query.lower(&mut lowering)?;
+        let query = query::lower(&query, &mut lowering)?;
         Ok(Lowered { query, uses_dynamic: lowering.uses_dynamic, ..Lowered::default() })
     });
     let indices = call.indices()?;

@@ -165,7 +165,7 @@ impl SearchBody {
     /// The search on one index.
     pub(crate) fn lower(&self, view: &IndexView) -> Result<Lowered, Error> {
         let mut lowering = Lowering::new(&view.record.name, &view.mapping, self.now_ms);
-        let query = self.query.lower(&mut lowering)?;
+        let query = query::lower(&self.query, &mut lowering)?;
         let sort = sort::lower(&self.sort, &mut lowering)?;
         let search_after = sort::lower_after(&self.sort, &self.search_after, &mut lowering)?;
         let aggregations = aggs::lower(&self.aggregations, &mut lowering)?;

@@ -36,7 +36,12 @@ pub(super) fn parse(name: &str, body: &Json) -> Result<Box<dyn Kind>, Error> {
                     return Err(illegal(format!("[size] must be greater than 0. Found [0] in [{name}]")));
                 }
             }
-            "min_doc_count" => terms.min_doc_count = keys::count(value, key)?.into(),
+            "min_doc_count" => {
+                terms.min_doc_count = keys::count(value, key)?.into();
+                if terms.min_doc_count == 0 {
+                    return Err(illegal(format!("[min_doc_count] of [0] is not supported in terms aggregation [{name}]")));
+                }
+            }
             "missing" => terms.missing = Some(keys::text(value, key)?),
             "order" => terms.order = order(value)?,
             // Counts are exact for any size, and how they are collected is not for the client to say.

@@ -101,3 +101,14 @@ pub fn exists(field: &str) -> v1::Query {
 pub fn ids(ids: Vec<String>) -> v1::Query {
     if ids.is_empty() { none() } else { query(Kind::Ids(v1::Ids { ids })) }
 }
+
+/// The queries directly below one.
+pub fn children(query: &v1::Query) -> impl Iterator<Item = &v1::Query> {
+    let lists: [&[v1::Query]; 4] = match &query.kind {
+        Some(Kind::Boolean(boolean)) => [&boolean.must, &boolean.should, &boolean.filter, &boolean.must_not],
+        Some(Kind::DisjunctionMax(max)) => [&max.queries, &[], &[], &[]],
+        Some(Kind::ConstantScore(constant)) => [constant.query.as_deref().map_or(&[], std::slice::from_ref), &[], &[], &[]],
+        _ => [&[]; 4],
+    };
+    lists.into_iter().flatten()
+}

@@ -26,7 +26,7 @@ fn mapping() -> Mapping {
 fn lowered(text: &str) -> Result<v1::Query, Error> {
     let parsed = parse(&json::parse(text.as_bytes()).unwrap())?;
     let mapping = mapping();
-    parsed.lower(&mut Lowering::new("books", &mapping, 1_600_000_000_000))
+    lower(&parsed, &mut Lowering::new("books", &mapping, 1_600_000_000_000))
 }
 
 /// A short form for comparison.
@@ -240,6 +240,14 @@ fn limits() {
     };
     lowered(&wide(1000)).unwrap();
     refused(&wide(10_000), "failed to create query: maxClauseCount is set to 1024");
+    // Depth of a body and of the syntax inside it add up to what the wire can carry.
+    let syntax = format!("{}title:a{}", "(tag:b ".repeat(29), ")".repeat(29));
+    let nested = |depth: usize| {
+        let inner = json!({"query_string": {"query": syntax}});
+        format!("{}{inner}{}", "{\"bool\":{\"must\":[{\"match_all\":{}},".repeat(depth), "]}}".repeat(depth))
+    };
+    lowered(&nested(10)).unwrap();
+    refused(&nested(25), "The nested depth of the query exceeds the maximum nested depth for queries set in [45]");
     let words = vec!["w"; 2000].join(" ");
     refused(&json!({"match": {"title": words}}).to_string(), "failed to create query: maxClauseCount is set to 1024");
 }
@@ -256,17 +264,17 @@ fn dynamic_fields_are_matched_in_every_form() {
         field("mixed", &[DynamicLong, DynamicString]),
         field("number", &[DynamicLong, DynamicDouble]),
     ]);
-    let lower = |text: &str| {
+    let on_index = |text: &str| {
         let parsed = parse(&json::parse(text.as_bytes()).unwrap()).unwrap();
         let mut lowering = Lowering::new("books", &mapping, 0);
         let query = parsed.lower(&mut lowering).unwrap();
         assert!(lowering.uses_dynamic);
         show(&query)
     };
-    assert_eq!(lower(r#"{"term":{"mixed":"5"}}"#), "max[mixed:5 mixed:{5}]~0");
-    assert_eq!(lower(r#"{"match":{"mixed":"five"}}"#), "mixed:five");
-    assert_eq!(lower(r#"{"term":{"number":5}}"#), "number:{5.0,5}");
-    assert_eq!(lower(r#"{"term":{"unknown":5}}"#), "none");
+    assert_eq!(on_index(r#"{"term":{"mixed":"5"}}"#), "max[mixed:5 mixed:{5}]~0");
+    assert_eq!(on_index(r#"{"match":{"mixed":"five"}}"#), "mixed:five");
+    assert_eq!(on_index(r#"{"term":{"number":5}}"#), "number:{5.0,5}");
+    assert_eq!(on_index(r#"{"term":{"unknown":5}}"#), "none");
 }
 
 fn any_json() -> impl Strategy<Value = serde_json::Value> {
