@@ -8,7 +8,14 @@
 //! `AND` and `OR` work as in Lucene's classic parser: they mark their neighbours as required or
 //! optional, without precedence.
 
+mod operators;
+
+#[cfg(test)]
+mod tests;
+
 use std::{iter::Peekable, str::Chars};
+
+use self::operators::{Conjunction, Modifier, Raw, combine};
 
 /// How deep parentheses may nest.
 const DEPTH_MAX: usize = 30;
@@ -86,36 +93,6 @@ pub fn parse(text: &str, all_terms: bool) -> Result<Vec<Clause>, String> {
     }
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Conjunction {
-    None,
-    And,
-    Or,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Modifier {
-    None,
-    Required,
-    Prohibited,
-}
-
-struct Raw {
-    conjunction: Conjunction,
-    modifier: Modifier,
-    clause: Clause,
-}
-
-impl Raw {
-    /// A word without anything around it: neighbours of this kind are analysed together.
-    fn is_bare(&self) -> bool {
-        self.modifier == Modifier::None
-            && self.clause.field.is_none()
-            && self.clause.boost == 1.0
-            && matches!(self.clause.expression, Expression::Text(_))
-    }
-}
-
 /// A word as written: escapes resolved, wildcards that were not escaped noted.
 #[derive(Default)]
 struct Word {
@@ -172,7 +149,7 @@ impl Parser<'_> {
             let raw = self.raw()?;
             raws.push(raw);
         }
-        Ok(self.combine(merge_words(raws)))
+        Ok(combine(raws, self.all_terms))
     }
 
     /// Conjunction, modifier and operand.
@@ -449,51 +426,6 @@ impl Parser<'_> {
         }
         Ok(text)
     }
-
-    /// Lucene's `addClause`: what `AND` and `OR` make of their neighbours.
-    fn combine(&self, raws: Vec<Raw>) -> Vec<Clause> {
-        let mut clauses: Vec<Clause> = Vec::with_capacity(raws.len());
-        for Raw { conjunction, modifier, mut clause } in raws {
-            if let Some(previous) = clauses.last_mut().filter(|previous| previous.occur != Occur::MustNot) {
-                match conjunction {
-                    Conjunction::And => previous.occur = Occur::Must,
-                    Conjunction::Or if self.all_terms => previous.occur = Occur::Should,
-                    _ => {}
-                }
-            }
-            let required = if self.all_terms { conjunction != Conjunction::Or } else { conjunction == Conjunction::And };
-            clause.occur = match modifier {
-                Modifier::Prohibited => Occur::MustNot,
-                Modifier::Required => Occur::Must,
-                Modifier::None if required => Occur::Must,
-                Modifier::None => Occur::Should,
-            };
-            clauses.push(clause);
-        }
-        clauses
-    }
-}
-
-/// Joins neighbouring bare words into one text, but not those next to `AND` and `OR`.
-fn merge_words(raws: Vec<Raw>) -> Vec<Raw> {
-    let conjunctions: Vec<Conjunction> = raws.iter().map(|raw| raw.conjunction).collect();
-    let mut merged: Vec<Raw> = Vec::with_capacity(raws.len());
-    let mut open = false;
-    for (at, raw) in raws.into_iter().enumerate() {
-        let next_is_free = conjunctions.get(at + 1).is_none_or(|next| *next == Conjunction::None);
-        let bare = raw.is_bare();
-        if bare && open && raw.conjunction == Conjunction::None && next_is_free
-            && let Expression::Text(word) = &raw.clause.expression
-            && let Some(Expression::Text(text)) = merged.last_mut().map(|last| &mut last.clause.expression)
-        {
-            text.push(' ');
-            text.push_str(word);
-            continue;
-        }
-        open = bare && next_is_free && raw.conjunction == Conjunction::None;
-        merged.push(raw);
-    }
-    merged
 }
 
 fn is_blank(character: char) -> bool {
@@ -504,6 +436,3 @@ fn is_blank(character: char) -> bool {
 fn is_reserved(character: char) -> bool {
     matches!(character, '!' | '(' | ')' | ':' | '^' | '[' | ']' | '"' | '{' | '}' | '~' | '\\' | '+' | '-' | '*' | '?' | '/')
 }
-
-#[cfg(test)]
-mod tests;
