@@ -1,7 +1,7 @@
 //! The best hits of a shard, its count and its aggregations.
 //!
-//! Two ways: [`by_pruning`] lets block-max WAND skip what cannot be among the best and counts nothing;
-//! [`by_visiting`] looks at every match once. Both stop at the deadline with what they have.
+//! Two ways: `by_pruning` lets block-max WAND skip what cannot be among the best and counts nothing;
+//! `by_visiting` looks at every match once. Both stop at the deadline with what they have.
 
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
