@@ -212,9 +212,13 @@ impl Simulation {
         self.check();
     }
 
-    /// Of those whose clock is not paused, one leads at most; a guard of an epoch that is over never holds.
+    /// Of those who are not paused, one leads at most; a guard of an epoch that is over never holds. Who
+    /// has come out of a pause at this very instant has not looked at the clock yet, and may believe
+    /// for that long that it leads: nothing but the guard helps against that.
     fn check(&self) {
-        let running = |candidate: &&Candidate| candidate.alive && candidate.paused_until <= self.now;
+        let up_to_date = |candidate: &&Candidate| candidate.core.next_wake().is_none_or(|wake| wake > self.now);
+        let running =
+            |candidate: &&Candidate| candidate.alive && candidate.paused_until <= self.now && up_to_date(candidate);
         let leading: Vec<Epoch> = self
             .candidates
             .iter()
