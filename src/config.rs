@@ -50,7 +50,10 @@ fn with_defaults(mut command: clap::Command, settings: &toml::Table) -> Result<c
                 .get_arguments()
                 .find(|argument| argument.get_long() == Some(key.as_str()))
                 .ok_or_else(|| format!("there is no setting {key:?} in [{section}]"))?;
-            defaults.push((argument.get_id().clone(), text_of(value).ok_or_else(|| format!("{section}.{key} has to be one value"))?));
+            defaults.push((
+                argument.get_id().clone(),
+                text_of(value).ok_or_else(|| format!("{section}.{key} has to be one value"))?,
+            ));
         }
         command = command.mut_subcommand(section, |mut subcommand| {
             for (id, value) in defaults {

@@ -27,7 +27,9 @@ const INDEX: &str = "catches";
 
 /// Starts a local cluster, loads the sample data, runs sample searches, and stays up.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: trawl demo\n\nThen, in another terminal: trawl search --index catches \"herring off the coast\"")]
+#[command(
+    after_help = "Example: trawl demo\n\nThen, in another terminal: trawl search --index catches \"herring off the coast\""
+)]
 pub struct Args {
     /// Keep the data below this (new or empty) directory; a temporary one when not given
     #[arg(long, env = "TRAWL_DATA_DIR", value_name = "DIR")]
@@ -57,9 +59,16 @@ pub async fn run(args: Args, log: &LogArgs) -> anyhow::Result<ExitCode> {
         () = shutdown.cancelled() => Ok(()),
     };
     if shown.is_ok() && !args.once && !shutdown.is_cancelled() {
-        println!("The cluster stays up at http://{} (an Elasticsearch endpoint). Try, in another terminal:\n", cluster.endpoint());
+        println!(
+            "The cluster stays up at http://{} (an Elasticsearch endpoint). Try, in another terminal:\n",
+            cluster.endpoint()
+        );
         println!("  trawl search --endpoint http://{} --index {INDEX} \"{}\"", cluster.endpoint(), searches::TRY);
-        println!("  curl 'http://{}/{INDEX}/_search?q={}&pretty'\n", cluster.endpoint(), searches::TRY.replace(' ', "+"));
+        println!(
+            "  curl 'http://{}/{INDEX}/_search?q={}&pretty'\n",
+            cluster.endpoint(),
+            searches::TRY.replace(' ', "+")
+        );
         println!("Ctrl-C ends it.");
         shutdown.cancelled().await;
     }
@@ -107,7 +116,13 @@ fn print_answer(answer: &Value) {
     for (rank, hit) in answer["hits"]["hits"].as_array().into_iter().flatten().enumerate() {
         let score = hit["_score"].as_f64().map_or_else(|| hit["sort"].to_string(), |score| format!("{score:.4}"));
         let source = &hit["_source"];
-        println!("  {}. {:<9} {}  [{}]", rank + 1, score, source["title"].as_str().unwrap_or_default(), searches::details(source));
+        println!(
+            "  {}. {:<9} {}  [{}]",
+            rank + 1,
+            score,
+            source["title"].as_str().unwrap_or_default(),
+            searches::details(source)
+        );
         for fragment in hit["highlight"]["body"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             println!("       … {fragment} …");
         }
@@ -128,14 +143,21 @@ fn print_answer(answer: &Value) {
         }
     }
     let shards = &answer["_shards"];
-    println!("  {} hits in {} ms, {}/{} shards", answer["hits"]["total"]["value"], answer["took"], shards["successful"], shards["total"]);
+    println!(
+        "  {} hits in {} ms, {}/{} shards",
+        answer["hits"]["total"]["value"], answer["took"], shards["successful"], shards["total"]
+    );
 }
 
 fn fresh_directory(given: Option<PathBuf>) -> anyhow::Result<(Option<tempfile::TempDir>, PathBuf)> {
     match given {
         Some(directory) => {
             let empty = std::fs::read_dir(&directory).map_or(true, |mut entries| entries.next().is_none());
-            ensure!(empty, "{} is not empty: the demo starts with fresh data (`trawl up` goes on with old)", directory.display());
+            ensure!(
+                empty,
+                "{} is not empty: the demo starts with fresh data (`trawl up` goes on with old)",
+                directory.display()
+            );
             Ok((None, directory))
         }
         None => {

@@ -65,9 +65,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("cannot open the cluster engine {}", args.cluster))?;
     let mut registry = Registry::with_prefix("trawl");
-    let node = LeafNode::start(config, engine, &mut registry)
-        .await
-        .with_context(|| format!("leaf {name} cannot start"))?;
+    let node =
+        LeafNode::start(config, engine, &mut registry).await.with_context(|| format!("leaf {name} cannot start"))?;
     tracing::info!(leaf = name, grpc = %node.grpc_addr(), "leaf started");
     let metrics = async {
         match args.metrics {

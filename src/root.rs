@@ -10,7 +10,9 @@ use trawl_root::{Config, node::RootNode};
 
 /// Runs a root: serves HTTP, plans, scatters to the leaves and merges; one root leads.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: trawl root --cluster sqlite:/var/lib/trawl/cluster --http 127.0.0.1:9200 --name root-0")]
+#[command(
+    after_help = "Example: trawl root --cluster sqlite:/var/lib/trawl/cluster --http 127.0.0.1:9200 --name root-0"
+)]
 pub struct Args {
     /// The cluster engine, for example sqlite:DIR
     #[arg(long, env = "TRAWL_CLUSTER", value_name = "URL")]

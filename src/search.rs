@@ -196,7 +196,8 @@ fn snippet(hit: &Value, title_field: Option<&str>) -> Option<String> {
         let fragments = fragments.as_array().into_iter().flatten().filter_map(Value::as_str);
         fragments.map(move |fragment| (field.as_str(), fragment))
     });
-    let is_title = |field: &str| title_field.is_some_and(|title| field == title || field.starts_with(&format!("{title}.")));
+    let is_title =
+        |field: &str| title_field.is_some_and(|title| field == title || field.starts_with(&format!("{title}.")));
     let marks = |fragment: &str| fragment.matches(MARK_START).count();
     let best = fragments.max_by_key(|(field, fragment)| (!is_title(field), marks(fragment), !field.contains('.')));
     if let Some((_, fragment)) = best.filter(|(field, _)| !is_title(field)) {
@@ -273,7 +274,11 @@ mod tests {
             "highlight": { "body": ["core \u{e000}memory\u{e001}"] } });
         let mut lines = Vec::new();
         render_hit(&mut lines, 1, &hit, false, Style { bold: false });
-        assert!(lines[0].starts_with("  1. a word magnetic core memory") && lines[0].contains("…  (7)"), "{}", lines[0]);
+        assert!(
+            lines[0].starts_with("  1. a word magnetic core memory") && lines[0].contains("…  (7)"),
+            "{}",
+            lines[0]
+        );
         assert_eq!(lines[1], "     core memory");
     }
 

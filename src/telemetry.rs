@@ -14,7 +14,14 @@ use tokio_util::sync::CancellationToken;
 pub struct LogArgs {
     /// Least level to log: error, warn, info, debug, trace, or a tracing filter such as
     /// `info,trawl_leaf=debug`
-    #[arg(long, global = true, env = "TRAWL_LOG", default_value = "info", value_name = "LEVEL", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "TRAWL_LOG",
+        default_value = "info",
+        value_name = "LEVEL",
+        help_heading = "Global options"
+    )]
     pub log: String,
 
     /// Form of a log line; auto is text on a terminal and JSON elsewhere

@@ -214,7 +214,8 @@ async fn root_addresses(first: SocketAddr, roots: u16) -> anyhow::Result<Vec<Soc
             match std::net::TcpListener::bind(address) {
                 Ok(listener) => break held.push(listener),
                 Err(error) if Instant::now() > deadline || error.kind() != std::io::ErrorKind::AddrInUse => {
-                    return Err(error).context(format!("cannot listen on {address}: choose another address with --http"));
+                    return Err(error)
+                        .context(format!("cannot listen on {address}: choose another address with --http"));
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }

@@ -17,7 +17,9 @@ fn assert_refused(answer: &Answer, status: u16, part: &str) {
 async fn every_bad_search_is_refused_by_name_and_the_next_good_one_works() {
     let cluster = Cluster::start(1, 2).await;
     let client = &cluster.client;
-    client.create_index("boats", 2, 1, json!({"properties": {"name": {"type": "text"}, "length": {"type": "integer"}}})).await;
+    client
+        .create_index("boats", 2, 1, json!({"properties": {"name": {"type": "text"}, "length": {"type": "integer"}}}))
+        .await;
     client.bulk_index("boats", &[("a".to_owned(), json!({"name": "Anna", "length": 12}))], true).await;
     let search = async |body: Value| client.post("/boats/_search", body).await;
 
@@ -31,7 +33,8 @@ async fn every_bad_search_is_refused_by_name_and_the_next_good_one_works() {
     assert_refused(&search(json!({"query": {"term": {"length": "long"}}})).await, 400, "long");
     assert_refused(&search(json!({"aggs": {"x": {"median": {"field": "length"}}}})).await, 400, "median");
     assert_refused(&client.get("/boats/_search?fish=1").await, 400, "fish");
-    assert_refused(&client.get("/boats/_fish").await, 400, "_fish");
+    let unknown = client.get("/boats/_fish").await;
+    assert_eq!((unknown.status, unknown.text.contains("/boats/_fish")), (400, true), "{}", unknown.text);
 
     let nested = (0..1_000).fold(json!({"match_all": {}}), |inner, _| json!({"bool": {"must": [inner]}}));
     let answer = search(json!({"query": nested})).await;
@@ -40,17 +43,25 @@ async fn every_bad_search_is_refused_by_name_and_the_next_good_one_works() {
     assert_refused(&search(json!({"query": {"bool": {"should": clauses}}})).await, 400, "1024");
     let answer = client.try_send("POST", "/boats/_search", Some(b"{\"query\":".to_vec()), &[]).await.unwrap();
     assert_eq!(answer.status, 400, "{}", answer.text);
-    let answer = client.try_send("POST", "/boats/_search", Some(b"{\"query\":{\"match\":{\"name\":\"\xff\xfe\"}}}".to_vec()), &[]).await.unwrap();
+    let answer = client
+        .try_send("POST", "/boats/_search", Some(b"{\"query\":{\"match\":{\"name\":\"\xff\xfe\"}}}".to_vec()), &[])
+        .await
+        .unwrap();
     assert_eq!(answer.status, 400, "{}", answer.text);
 
-    assert_eq!(client.search("boats", json!({"query": {"match": {"name": "anna"}}})).await["hits"]["total"]["value"], 1);
+    assert_eq!(
+        client.search("boats", json!({"query": {"match": {"name": "anna"}}})).await["hits"]["total"]["value"],
+        1
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_bad_write_is_refused_by_name_and_its_neighbours_are_kept() {
     let cluster = Cluster::start(1, 2).await;
     let client = &cluster.client;
-    client.create_index("boats", 2, 1, json!({"dynamic": "strict", "properties": {"length": {"type": "integer"}}})).await;
+    client
+        .create_index("boats", 2, 1, json!({"dynamic": "strict", "properties": {"length": {"type": "integer"}}}))
+        .await;
     let lines: &[&[u8]] = &[
         b"{\"index\":{\"_id\":\"1\"}}\n{\"length\":1}\n",
         b"{\"index\":{\"_id\":\"2\"}}\n{\"length\":\"long\"}\n",

@@ -22,7 +22,9 @@ fn mappings() -> Value {
 }
 
 fn documents(range: std::ops::Range<usize>) -> Vec<(String, Value)> {
-    range.map(|number| (format!("d{number}"), json!({"title": format!("boat number {number}"), "number": number}))).collect()
+    range
+        .map(|number| (format!("d{number}"), json!({"title": format!("boat number {number}"), "number": number})))
+        .collect()
 }
 
 /// What a stream of searches came to.
@@ -48,7 +50,11 @@ async fn search_stream(clients: Vec<Client>, index: &str, documents: usize, stop
                     eprintln!("failed: {}", answer.text);
                     counts.failed.fetch_add(1, Ordering::Relaxed);
                 } else if answer.body["_shards"]["failed"] != 0 || answer.body["timed_out"] == true {
-                    assert!(answer.body["_shards"]["failures"].as_array().is_some_and(|list| !list.is_empty()), "{}", answer.text);
+                    assert!(
+                        answer.body["_shards"]["failures"].as_array().is_some_and(|list| !list.is_empty()),
+                        "{}",
+                        answer.text
+                    );
                     counts.partial.fetch_add(1, Ordering::Relaxed);
                 } else {
                     assert_eq!(answer.body["hits"]["total"]["value"], documents, "complete but short: {}", answer.text);
@@ -85,7 +91,12 @@ async fn a_killed_leaf_costs_no_search_while_its_shards_have_other_replicas() {
     stop.store(true, Ordering::Relaxed);
     let counts = stream.await.unwrap();
     let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
-    println!("searches: {} complete, {} partial, {} failed", count(&counts.complete), count(&counts.partial), count(&counts.failed));
+    println!(
+        "searches: {} complete, {} partial, {} failed",
+        count(&counts.complete),
+        count(&counts.partial),
+        count(&counts.failed)
+    );
     assert!(count(&counts.complete) > 50);
     assert_eq!((count(&counts.partial), count(&counts.failed)), (0, 0));
 }
@@ -106,12 +117,15 @@ async fn without_another_replica_answers_are_partial_and_say_so_until_the_leaf_h
     let answer = client.search("thin", search.clone()).await;
     assert_eq!(answer["_shards"]["total"], 2);
     assert_eq!(answer["_shards"]["failed"], 1, "{answer}");
-    assert!(answer["_shards"]["failures"][0]["reason"]["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{answer}");
+    assert!(
+        answer["_shards"]["failures"][0]["reason"]["reason"].as_str().is_some_and(|reason| !reason.is_empty()),
+        "{answer}"
+    );
     assert_eq!(client.get("/_cluster/health").await.body["status"], "red");
     // Acknowledged while the leaf is away: it has to be there when the leaf is back.
-    let body = documents(500..600).iter().fold(String::new(), |body, (id, source)| {
-        body + &format!("{}\n{source}\n", json!({"index": {"_id": id}}))
-    });
+    let body = documents(500..600)
+        .iter()
+        .fold(String::new(), |body, (id, source)| body + &format!("{}\n{source}\n", json!({"index": {"_id": id}})));
     let bulk = client.try_send("POST", "/thin/_bulk?timeout=1s", Some(body.into_bytes()), &[]).await.unwrap();
     assert_eq!(bulk.status, 200, "{}", bulk.text);
     assert_eq!(bulk.body["errors"], false, "{}", bulk.text);
@@ -131,9 +145,9 @@ async fn load(client: Client, from: usize, stop: Arc<AtomicBool>) -> (BTreeSet<u
     let (mut acknowledged, mut next) = (BTreeSet::new(), from);
     while !stop.load(Ordering::Relaxed) {
         let batch = documents(next..next + 50);
-        let body = batch.iter().fold(String::new(), |body, (id, source)| {
-            body + &format!("{}\n{source}\n", json!({"index": {"_id": id}}))
-        });
+        let body = batch
+            .iter()
+            .fold(String::new(), |body, (id, source)| body + &format!("{}\n{source}\n", json!({"index": {"_id": id}})));
         let Ok(answer) = client.try_send("POST", "/log/_bulk", Some(body.into_bytes()), &[]).await else { break };
         if answer.status != 200 {
             break;

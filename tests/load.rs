@@ -38,7 +38,14 @@ async fn count(client: &Client, index: &str) -> u64 {
 }
 
 fn ndjson(lines: usize) -> String {
-    (0..lines).map(|number| format!("{}\n", json!({"id": format!("n{number}"), "title": format!("boat {number}"), "length": number % 40}))).collect()
+    (0..lines)
+        .map(|number| {
+            format!(
+                "{}\n",
+                json!({"id": format!("n{number}"), "title": format!("boat {number}"), "length": number % 40})
+            )
+        })
+        .collect()
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -73,7 +80,7 @@ async fn every_format_is_found_out_loaded_and_searchable() {
     assert_eq!(count(client, "packed").await, 300);
 
     let csv = file("c.csv", b"name,length,open\n\"Anna, the first\",12,true\nBertha,7,false\n");
-    assert_eq!(load(&cluster, "csv", &["--id", "name"], &[&csv], None).await.0, 0);
+    assert_eq!(load(&cluster, "csv", &["--id", "name", "--refresh"], &[&csv], None).await.0, 0);
     let answer = client.search("csv", json!({"query": {"range": {"length": {"gte": 10}}}})).await;
     assert_eq!(harness::ids(&answer), ["Anna, the first"], "{answer}");
 
@@ -86,7 +93,7 @@ async fn every_format_is_found_out_loaded_and_searchable() {
     std::fs::create_dir(&texts).unwrap();
     std::fs::write(texts.join("one.md"), "# Sonar\n\nHow a sonar works.\n").unwrap();
     std::fs::write(texts.join("two.txt"), "Winches and nets").unwrap();
-    assert_eq!(load(&cluster, "texts", &[], &[&texts], None).await.0, 0);
+    assert_eq!(load(&cluster, "texts", &["--refresh"], &[&texts], None).await.0, 0);
     assert_eq!(count(client, "texts").await, 2);
 
     assert_eq!(load(&cluster, "piped", &[], &[Path::new("-")], Some(ndjson(50).as_bytes())).await.0, 0);
@@ -128,7 +135,14 @@ async fn damaged_input_is_reported_by_line_and_the_rest_is_loaded() {
 
     let mappings = json!({"properties": {"length": {"type": "integer"}}});
     cluster.client.create_index("typed", 2, 0, mappings).await;
-    let (code, text) = load(&cluster, "typed", &[], &[Path::new("-")], Some(b"{\"length\": 1}\n{\"length\": \"long\"}\n{\"length\": 3}\n")).await;
+    let (code, text) = load(
+        &cluster,
+        "typed",
+        &[],
+        &[Path::new("-")],
+        Some(b"{\"length\": 1}\n{\"length\": \"long\"}\n{\"length\": 3}\n"),
+    )
+    .await;
     assert_eq!(code, 1);
     assert!(text.contains(":2") && text.contains("document_parsing_exception"), "{text}");
     assert_eq!(count(&cluster.client, "typed").await, 2);

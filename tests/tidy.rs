@@ -12,8 +12,10 @@ fn root() -> &'static Path {
 
 fn rust_files() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut folders: Vec<PathBuf> =
-        ["src", "tests", "proto", "data", "cluster", "leaf", "root", "bench"].iter().map(|name| root().join(name)).collect();
+    let mut folders: Vec<PathBuf> = ["src", "tests", "proto", "data", "cluster", "leaf", "root", "bench"]
+        .iter()
+        .map(|name| root().join(name))
+        .collect();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).into_iter().flatten() {
             let path = entry.unwrap().path();
@@ -74,9 +76,11 @@ fn paths_named_in_the_documents_exist() {
     for document in ["ARCHITECTURE.md", "README.md"] {
         let text = fs::read_to_string(root().join(document)).unwrap();
         for name in text.split('`').skip(1).step_by(2) {
-            let looks_like_a_path = name.contains('/') && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "/._-".contains(c));
+            let looks_like_a_path = name.contains('/')
+                && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "/._-".contains(c));
             let first = name.split('/').next().unwrap();
-            let in_tree = ["src", "tests", "proto", "data", "cluster", "leaf", "root", "bench", "deploy"].contains(&first);
+            let in_tree =
+                ["src", "tests", "proto", "data", "cluster", "leaf", "root", "bench", "deploy"].contains(&first);
             if looks_like_a_path && in_tree {
                 let path = root().join(name.trim_end_matches('/'));
                 assert!(path.exists() || path.with_extension("rs").exists(), "{document} names {name}");

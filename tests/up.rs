@@ -21,8 +21,10 @@ async fn it_lists_its_children_restarts_what_dies_and_ends_within_ten_seconds() 
         assert_eq!(cluster.process(name).http, before.http, "a root keeps its address");
     }
     let root = &cluster.root_clients()[1];
-    wait_until("the root answers again", || async { root.try_send("GET", "/readyz", None, &[]).await.is_ok_and(|answer| answer.status == 200) })
-        .await;
+    wait_until("the root answers again", || async {
+        root.try_send("GET", "/readyz", None, &[]).await.is_ok_and(|answer| answer.status == 200)
+    })
+    .await;
 
     let pids: Vec<i32> = cluster.processes().iter().map(|process| process.pid).collect();
     let took = cluster.terminate().await;

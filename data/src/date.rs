@@ -128,7 +128,9 @@ impl DateFormats {
             Some(DateFormat::EpochMillis) => ms.to_string(),
             Some(DateFormat::EpochSecond) if ms.rem_euclid(1000) == 0 => ms.div_euclid(1000).to_string(),
             Some(DateFormat::EpochSecond) => format!("{}", ms as f64 / 1000.0),
-            Some(DateFormat::StrictDate | DateFormat::Date) => format_date(ms).split('T').next().unwrap_or_default().to_owned(),
+            Some(DateFormat::StrictDate | DateFormat::Date) => {
+                format_date(ms).split('T').next().unwrap_or_default().to_owned()
+            }
             _ => format_date(ms),
         }
     }

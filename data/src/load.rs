@@ -171,7 +171,8 @@ pub async fn load(options: LoadOptions, observer: &dyn Observer) -> Result<Repor
         record_bytes_max: options.record_bytes_max,
         field_types: preparation.field_types(),
     };
-    let mut reading = read(options.inputs.clone(), read_options).map_err(|error| LoadError::Internal(error.to_string()))?;
+    let mut reading =
+        read(options.inputs.clone(), read_options).map_err(|error| LoadError::Internal(error.to_string()))?;
     let mut pipeline = Pipeline::new(client.clone(), &options, observer, &reading, started);
 
     loop {
@@ -208,7 +209,8 @@ async fn step(event: Event, preparation: &mut Preparation<'_>, pipeline: &mut Pi
         }
         Event::Record(record) => pipeline.add(record).await?,
         Event::Fault(fault) => {
-            let rejection = Rejection { place: fault.place, kind: FaultKind::name(fault.kind).to_owned(), reason: fault.reason };
+            let rejection =
+                Rejection { place: fault.place, kind: FaultKind::name(fault.kind).to_owned(), reason: fault.reason };
             pipeline.reject(rejection);
         }
     }

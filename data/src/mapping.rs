@@ -373,8 +373,12 @@ fn collect(path: &str, object: &Object, fields: &mut BTreeMap<String, Field>) {
                 dynamic: leaf.dynamic,
             });
         }
-        let field =
-            Field { path: path.clone(), source_path: path.clone(), field_type: leaf.field_type.clone(), dynamic: leaf.dynamic };
+        let field = Field {
+            path: path.clone(),
+            source_path: path.clone(),
+            field_type: leaf.field_type.clone(),
+            dynamic: leaf.dynamic,
+        };
         fields.insert(path, field);
     }
 }

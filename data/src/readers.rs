@@ -142,12 +142,7 @@ pub struct ReadOptions {
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self {
-            format: Format::Auto,
-            id_field: None,
-            record_bytes_max: 10 * 1024 * 1024,
-            field_types: BTreeMap::new(),
-        }
+        Self { format: Format::Auto, id_field: None, record_bytes_max: 10 * 1024 * 1024, field_types: BTreeMap::new() }
     }
 }
 

@@ -56,10 +56,8 @@ impl Service {
 
     /// Stops work at the deadline, or when the guard is dropped because the client went away.
     fn cancel(&self, deadline: Instant) -> (Cancel, CancelOnDrop) {
-        let limits = Limits {
-            memory_bytes: self.config.aggregation_bytes_max,
-            buckets: self.config.aggregation_buckets_max,
-        };
+        let limits =
+            Limits { memory_bytes: self.config.aggregation_bytes_max, buckets: self.config.aggregation_buckets_max };
         let cancel = Cancel::new(deadline).with_limits(limits);
         (cancel.clone(), CancelOnDrop(cancel))
     }

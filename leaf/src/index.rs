@@ -268,10 +268,8 @@ impl IdLookup {
         let term = Term::from_field_text(self.id, id);
         for segment in self.segments.iter().rev() {
             let Some(info) = segment.ids.get_term_info(&term).map_err(TantivyError::from)? else { continue };
-            let mut postings = segment
-                .ids
-                .read_postings_from_terminfo(&info, IndexRecordOption::Basic)
-                .map_err(TantivyError::from)?;
+            let mut postings =
+                segment.ids.read_postings_from_terminfo(&info, IndexRecordOption::Basic).map_err(TantivyError::from)?;
             let mut doc = postings.doc();
             while doc != TERMINATED {
                 if segment.alive.as_ref().is_none_or(|alive| alive.is_alive(doc)) {

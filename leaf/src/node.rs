@@ -149,7 +149,8 @@ impl LeafNode {
     /// When the server fails, or another process takes this leaf's name.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let server_stop = CancellationToken::new();
-        let leaf = LeafServer::new(LeafService(self.service.clone())).max_decoding_message_size(self.shared.config.message_bytes_max);
+        let leaf = LeafServer::new(LeafService(self.service.clone()))
+            .max_decoding_message_size(self.shared.config.message_bytes_max);
         let server = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
@@ -262,6 +263,7 @@ impl Keeper {
             if !self.cleaned && self.closing.is_empty() {
                 self.clean(&view).await;
             }
+            self.catch_up_when_expelled(&view).await;
             self.publish(&view).await;
             tokio::select! {
                 _ = views.changed() => {}
@@ -321,6 +323,28 @@ impl Keeper {
         Running { replica, stop, task }
     }
 
+    /// A root takes a replica out of the serving set when it misses a refresh (its process hung, say).
+    /// It comes back when it shows everything that is in the log now.
+    async fn catch_up_when_expelled(&mut self, view: &View) {
+        let is_expelled = |shard: &&ShardKey| view.revision_of(&keys::serving(shard, &self.service.name)).is_none();
+        let expelled: Vec<ShardKey> = self.published.iter().filter(is_expelled).cloned().collect();
+        if expelled.is_empty() {
+            return;
+        }
+        match self.shared.engine.log.heads(&expelled).await {
+            Ok(heads) => {
+                for (shard, head) in expelled.into_iter().zip(heads) {
+                    if let (Some(running), Some(head)) = (self.running.get(&shard), head) {
+                        tracing::warn!(%shard, "replica was taken out of the serving set and catches up");
+                        running.replica.stop_serving_until(head.last, "taken out of the serving set");
+                    }
+                    self.published.remove(&shard);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot read the heads of replicas that were taken out"),
+        }
+    }
+
     /// Writes and removes serving records until the store says what is true.
     async fn publish(&mut self, view: &View) {
         let name = &self.service.name;
@@ -371,11 +395,8 @@ impl Keeper {
 
     /// Leaves the serving set, then commits and closes every replica.
     async fn close(&mut self) {
-        let writes: Vec<Write> = self
-            .published
-            .drain()
-            .map(|shard| Write::Delete(keys::serving(&shard, &self.service.name)))
-            .collect();
+        let writes: Vec<Write> =
+            self.published.drain().map(|shard| Write::Delete(keys::serving(&shard, &self.service.name))).collect();
         if !writes.is_empty() {
             let removed = self.shared.engine.store.commit(&[], &writes);
             if !matches!(tokio::time::timeout(VIEW_TIMEOUT, removed).await, Ok(Ok(_))) {

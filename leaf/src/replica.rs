@@ -61,6 +61,9 @@ pub struct Replica {
     /// Wakes the tail: the log may have grown, or somebody wants a commit.
     wake: Notify,
     commit_wanted: AtomicU64,
+    /// Refreshes that came before this replica served: it serves only when it shows them. Read and
+    /// raised only under the lock of `progress`, so that none is missed by the step to serving.
+    serve_from: AtomicU64,
     /// In milliseconds; `u64::MAX` for never.
     refresh_interval: AtomicU64,
     /// Set when the log was seen not to continue this replica.
@@ -89,6 +92,7 @@ impl Replica {
             progress: watch::Sender::new(progress),
             wake: Notify::new(),
             commit_wanted: AtomicU64::new(0),
+            serve_from: AtomicU64::new(0),
             refresh_interval: AtomicU64::new(u64::MAX),
             broken: Mutex::default(),
             bytes_on_disk: AtomicU64::new(0),
@@ -133,6 +137,18 @@ impl Replica {
         let reached = |progress: &Progress| progress.committed >= position;
         self.wait(deadline, reached, |progress| progress.phase != Phase::Serving).await?;
         self.searcher()
+    }
+
+    /// As [`Self::searchable`]; a replica that is not serving yet will not begin to before it shows
+    /// the position.
+    pub async fn refresh(&self, position: Generation, deadline: Instant) -> Result<(), Failure> {
+        self.progress.send_if_modified(|progress| {
+            if progress.phase != Phase::Serving {
+                self.serve_from.fetch_max(position.seq.0, Ordering::Relaxed);
+            }
+            false
+        });
+        self.searchable(position, deadline).await.map(drop)
     }
 
     /// Waits until the outcome of the operation is known, also while the replica is catching up.
@@ -258,6 +274,36 @@ impl Replica {
             Phase::Failed => "has failed",
         };
         failure(Kind::Unavailable, format!("shard {} {what}: {}", self.shard, progress.reason))
+    }
+
+    /// What has to be searchable before the replica serves, besides what was in the log at opening.
+    fn serve_from(&self) -> Seq {
+        Seq(self.serve_from.load(Ordering::Relaxed))
+    }
+
+    /// Stops serving until everything through `seq` is searchable.
+    pub fn stop_serving_until(&self, seq: Seq, reason: &str) {
+        self.progress.send_modify(|progress| {
+            self.serve_from.fetch_max(seq.0, Ordering::Relaxed);
+            if progress.phase == Phase::Serving {
+                (progress.phase, progress.reason) = (Phase::Recovering, reason.into());
+            }
+        });
+        self.changed.notify_one();
+        self.wake.notify_one();
+    }
+
+    /// Steps to serving unless a refresh came in that is not searchable yet; returns whether it did.
+    fn begin_serving(&self) -> bool {
+        let began = self.progress.send_if_modified(|progress| {
+            let ready = progress.committed.seq >= self.serve_from();
+            if ready {
+                (progress.phase, progress.reason) = (Phase::Serving, "".into());
+            }
+            ready
+        });
+        self.changed.notify_one();
+        began
     }
 
     fn set_phase(&self, phase: Phase, reason: impl Into<Arc<str>>) {

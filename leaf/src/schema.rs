@@ -125,7 +125,9 @@ impl PhysicalSchema {
         let own = mapping
             .fields()
             .enumerate()
-            .map(|(number, field)| (field.path.clone(), add_own(&mut builder, &format!("m{number}"), &field.field_type)))
+            .map(|(number, field)| {
+                (field.path.clone(), add_own(&mut builder, &format!("m{number}"), &field.field_type))
+            })
             .collect();
         let spares = (0..spares).map(|number| add_text(&mut builder, &format!("s{number}"))).collect();
         Self { schema: builder.build(), hidden, mapping_version, own, spares }
@@ -149,10 +151,8 @@ fn add_hidden(builder: &mut SchemaBuilder) -> Hidden {
         tie: builder.add_u64_field(TIE, fast.clone()),
         mapping_version: builder.add_u64_field(MAPPING_VERSION, fast),
         source: builder.add_bytes_field(SOURCE, BytesOptions::default().set_stored()),
-        dynamic: builder.add_json_field(
-            DYNAMIC,
-            JsonObjectOptions::default().set_indexing_options(raw_indexing()).set_fast("raw"),
-        ),
+        dynamic: builder
+            .add_json_field(DYNAMIC, JsonObjectOptions::default().set_indexing_options(raw_indexing()).set_fast("raw")),
     }
 }
 
@@ -161,7 +161,9 @@ fn add_own(builder: &mut SchemaBuilder, name: &str, field_type: &FieldType) -> O
     let field = match field_type {
         FieldType::Text { .. } => return Own::Text(add_text(builder, name)),
         FieldType::Keyword { .. } => builder.add_text_field(name, raw().set_fast("raw")),
-        FieldType::Long | FieldType::Integer | FieldType::Short | FieldType::Byte => builder.add_i64_field(name, number),
+        FieldType::Long | FieldType::Integer | FieldType::Short | FieldType::Byte => {
+            builder.add_i64_field(name, number)
+        }
         FieldType::Double | FieldType::Float => builder.add_f64_field(name, number),
         FieldType::Boolean => builder.add_bool_field(name, number),
         FieldType::Date { .. } => builder.add_date_field(
@@ -189,10 +191,7 @@ fn add_text(builder: &mut SchemaBuilder, name: &str) -> TextField {
 }
 
 fn raw_indexing() -> TextFieldIndexing {
-    TextFieldIndexing::default()
-        .set_tokenizer("raw")
-        .set_index_option(IndexRecordOption::Basic)
-        .set_fieldnorms(false)
+    TextFieldIndexing::default().set_tokenizer("raw").set_index_option(IndexRecordOption::Basic).set_fieldnorms(false)
 }
 
 fn raw() -> TextOptions {

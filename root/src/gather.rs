@@ -47,7 +47,10 @@ mod tests {
         assert_eq!(of(&[counted(60, true), counted(40, true)], limit), Some(Total { value: 100, exact: true }));
         assert_eq!(of(&[counted(60, true), counted(41, true)], limit), Some(Total { value: 100, exact: false }));
         assert_eq!(of(&[counted(101, false), counted(0, true)], limit), Some(Total { value: 100, exact: false }));
-        assert_eq!(of(&[counted(60, true), counted(41, true)], TrackTotal::Exact), Some(Total { value: 101, exact: true }));
+        assert_eq!(
+            of(&[counted(60, true), counted(41, true)], TrackTotal::Exact),
+            Some(Total { value: 101, exact: true })
+        );
         assert_eq!(of(&[], TrackTotal::No), None);
     }
 

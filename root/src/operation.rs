@@ -39,7 +39,10 @@ impl Root {
         let view = self.viewer.view();
         let record = catalog::record(&view, index)?;
         if shard >= record.shards {
-            return Err(Error::illegal_argument(format!("index [{index}] has [{}] shards, not [{shard}]", record.shards)));
+            return Err(Error::illegal_argument(format!(
+                "index [{index}] has [{}] shards, not [{shard}]",
+                record.shards
+            )));
         }
         let shard = ShardKey { index_uid: record.uid.clone(), number: shard };
         let heads = self.engine.log.heads(std::slice::from_ref(&shard)).await?;
@@ -52,12 +55,8 @@ impl Root {
             Some(serving) if !serving.is_empty() => serving.clone(),
             _ => view.assignments.get(&shard).map(|assignment| assignment.leaves.clone()).unwrap_or_default(),
         };
-        let request = v1::OutcomesRequest {
-            shard: Some((&shard).into()),
-            incarnation,
-            first_seq: seq.0,
-            last_seq: seq.0,
-        };
+        let request =
+            v1::OutcomesRequest { shard: Some((&shard).into()), incarnation, first_seq: seq.0, last_seq: seq.0 };
         let mut calls: FuturesUnordered<_> = leaves
             .iter()
             .filter_map(|leaf| self.leaves.by_name(&view, leaf))

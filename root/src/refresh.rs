@@ -1,8 +1,14 @@
 //! Refresh: returns when every serving replica shows the writes.
+//!
+//! A replica that is assigned but not serving yet is told too: it will not begin to serve before it
+//! shows them. A serving replica that does not show them in time leaves the serving set.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use trawl_cluster::catalog::{AssignmentRecord, Role, keys};
+use trawl_cluster::store::{Guard, Write};
+use trawl_cluster::view::View;
 use trawl_proto::v1::failure::Kind;
 use trawl_proto::{Generation, NodeName, ShardKey, failure, v1};
 
@@ -30,7 +36,7 @@ pub(crate) async fn indices(root: &Root, names: &[String]) -> Result<ShardsSumma
     Ok(positions(root, &heads.collect::<Vec<_>>(), root.config.write.refresh_wait_max).await)
 }
 
-/// Makes positions visible; a replica that cannot in time is in the summary.
+/// Makes positions visible; a serving replica that cannot in time is in the summary.
 pub(crate) async fn positions(root: &Root, positions: &[v1::Position], wait: Duration) -> ShardsSummary {
     let view = root.viewer.view();
     let mut by_leaf: BTreeMap<NodeName, Vec<v1::Position>> = BTreeMap::new();
@@ -39,18 +45,15 @@ pub(crate) async fn positions(root: &Root, positions: &[v1::Position], wait: Dur
         let Some(shard) = position.shard.as_ref().map(ShardKey::from) else { continue };
         let Some(record) = view.uids.get(&shard.index_uid) else { continue };
         summary.total += 1 + record.replicas;
-        let serving = view.serving.get(&shard).map_or(&[][..], Vec::as_slice);
-        for leaf in serving {
-            by_leaf.entry(leaf.clone()).or_default().push(position.clone());
+        let serving = serving(&view, &shard);
+        let mut told = serving.to_vec();
+        told.extend(assigned(root, &view, &shard).await.into_iter().filter(|leaf| !serving.contains(leaf)));
+        for leaf in told {
+            by_leaf.entry(leaf).or_default().push(position.clone());
         }
         if serving.is_empty() {
             let failure = failure(Kind::Unavailable, "no replica of this shard is serving");
-            summary.failures.push(ShardFailure {
-                index: record.name.clone(),
-                shard: shard.number,
-                node: None,
-                failure,
-            });
+            summary.failures.push(shard_failure(&view, &shard, None, failure));
         }
     }
     let calls = by_leaf.into_iter().map(|(leaf, positions)| {
@@ -63,26 +66,61 @@ pub(crate) async fn positions(root: &Root, positions: &[v1::Position], wait: Dur
             (leaf, positions, answer)
         }
     });
+    let mut late = Vec::new();
     for (leaf, positions, answer) in futures::future::join_all(calls).await {
         for position in positions {
             let Some(shard) = position.shard else { continue };
+            let key = ShardKey::from(&shard);
             match result(&answer, &shard) {
                 None => summary.successful += 1,
-                Some(failure) => {
-                    let record = view.uids.get(&ShardKey::from(&shard).index_uid);
-                    let index = record.map(|record| record.name.clone()).unwrap_or_default();
-                    summary.failures.push(ShardFailure {
-                        index,
-                        shard: shard.number,
-                        node: Some(leaf.clone()),
-                        failure,
-                    });
+                Some(failure) if serving(&view, &key).contains(&leaf) => {
+                    summary.failures.push(shard_failure(&view, &key, Some(leaf.clone()), failure));
+                    late.push((key, leaf.clone()));
                 }
+                Some(_) => {}
             }
         }
     }
+    expel(root, &view, &late).await;
     summary.failed = summary.failures.len() as u32;
     summary
+}
+
+fn serving<'v>(view: &'v View, shard: &ShardKey) -> &'v [NodeName] {
+    view.serving.get(shard).map_or(&[][..], Vec::as_slice)
+}
+
+/// The live leaves that hold the shard, asked of the store itself: this root may not have heard yet of
+/// a replica that is about to serve. Without the engine, what is known has to do.
+async fn assigned(root: &Root, view: &View, shard: &ShardKey) -> Vec<NodeName> {
+    let known = || view.assignments.get(shard).map(|record| record.leaves.clone()).unwrap_or_default();
+    let leaves = match root.engine.store.get(&keys::assignment(shard)).await {
+        Ok(Some(entry)) => {
+            serde_json::from_slice::<AssignmentRecord>(&entry.value).map_or_else(|_| known(), |record| record.leaves)
+        }
+        Ok(None) => Vec::new(),
+        Err(_) => known(),
+    };
+    let alive = |leaf: &NodeName| view.nodes.get(&(Role::Leaf, leaf.clone())).is_some_and(|node| node.alive);
+    leaves.into_iter().filter(alive).collect()
+}
+
+/// Takes replicas out of the serving set, unless they have been written anew since.
+async fn expel(root: &Root, view: &View, late: &[(ShardKey, NodeName)]) {
+    for (shard, leaf) in late {
+        let key = keys::serving(shard, leaf);
+        let Some(revision) = view.revision_of(&key) else { continue };
+        tracing::warn!(%shard, %leaf, "replica missed a refresh and leaves the serving set");
+        let committed = root.engine.store.commit(&[Guard::At(key.clone(), revision)], &[Write::Delete(key)]).await;
+        if let Err(error) = committed {
+            tracing::warn!(%shard, %leaf, %error, "cannot take the replica out of the serving set");
+        }
+    }
+}
+
+fn shard_failure(view: &View, shard: &ShardKey, node: Option<NodeName>, failure: v1::Failure) -> ShardFailure {
+    let index = view.uids.get(&shard.index_uid).map(|record| record.name.clone()).unwrap_or_default();
+    ShardFailure { index, shard: shard.number, node, failure }
 }
 
 fn result(answer: &Result<v1::RefreshResponse, v1::Failure>, shard: &v1::Shard) -> Option<v1::Failure> {

@@ -25,7 +25,10 @@ pub fn all() -> Vec<Search> {
                 "size": 3
             }),
         ),
-        search("A phrase, words up to two places apart", json!({"query": {"match_phrase": {"body": {"query": "the harbour wall", "slop": 2}}}, "size": 3})),
+        search(
+            "A phrase, words up to two places apart",
+            json!({"query": {"match_phrase": {"body": {"query": "the harbour wall", "slop": 2}}}, "size": 3}),
+        ),
         search(
             "Structured: text within a category and a span of years, inside a nested object",
             json!({
@@ -36,7 +39,10 @@ pub fn all() -> Vec<Search> {
                 "size": 3
             }),
         ),
-        search("A word spelled wrong", json!({"query": {"fuzzy": {"title": {"value": "harbor", "fuzziness": 1}}}, "size": 3})),
+        search(
+            "A word spelled wrong",
+            json!({"query": {"fuzzy": {"title": {"value": "harbor", "fuzziness": 1}}}, "size": 3}),
+        ),
         search(
             "Query language of a search box",
             json!({"query": {"query_string": {"query": "title:(lighthouse OR quay) +depth -storm year:>=1980"}}, "size": 3}),

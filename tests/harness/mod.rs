@@ -149,10 +149,8 @@ impl Cluster {
     /// Waits until the cluster's health is green.
     pub async fn green(&self) {
         let client = self.client.clone();
-        wait_until("health is green", || async {
-            client.get("/_cluster/health").await.body["status"] == "green"
-        })
-        .await;
+        wait_until("health is green", || async { client.get("/_cluster/health").await.body["status"] == "green" })
+            .await;
     }
 }
 
@@ -207,7 +205,13 @@ impl Client {
     }
 
     /// Sends a request; an answer of any status is returned, no answer is an error.
-    pub async fn try_send(&self, method: &str, path: &str, body: Option<Vec<u8>>, headers: &[(&str, &str)]) -> Result<Answer, reqwest::Error> {
+    pub async fn try_send(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Vec<u8>>,
+        headers: &[(&str, &str)],
+    ) -> Result<Answer, reqwest::Error> {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
         let mut request = self.http.request(method, format!("{}{path}", self.endpoint));
         if let Some(body) = body {

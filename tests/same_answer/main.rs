@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use trawl_data::analysis::Analyzer;
 
 const WORDS: &[&str] = &[
-    "net", "nets", "boat", "tide", "tidal", "harbour", "storm", "cod", "haddock", "sonar", "winch", "quay", "the", "of", "deep",
-    "sea", "trawl", "trawler", "catch", "north",
+    "net", "nets", "boat", "tide", "tidal", "harbour", "storm", "cod", "haddock", "sonar", "winch", "quay", "the",
+    "of", "deep", "sea", "trawl", "trawler", "catch", "north",
 ];
 const CATEGORIES: &[&str] = &["gear", "vessel", "weather", "species"];
 
@@ -92,7 +92,12 @@ async fn compare(client: &Client, index: &str, preference: &str, reference: &Ref
     for (hit, expected) in hits.iter().zip(&expected) {
         let score = hit["_score"].as_f64().unwrap() as f32;
         worst = worst.max((score - expected.score).abs());
-        assert_eq!(score.to_bits(), expected.score.to_bits(), "{} scores {score}, not {expected:?}: {context}", hit["_id"]);
+        assert_eq!(
+            score.to_bits(),
+            expected.score.to_bits(),
+            "{} scores {score}, not {expected:?}: {context}",
+            hit["_id"]
+        );
         assert_eq!(hit["_id"], expected.id.as_str(), "{context}");
     }
     worst
@@ -100,7 +105,9 @@ async fn compare(client: &Client, index: &str, preference: &str, reference: &Ref
 
 /// Compares searches sorted by fields, page by page.
 async fn compare_sorted(client: &Client, index: &str, reference: &Reference) {
-    for (field, descending) in [("year", false), ("year", true), ("price", false), ("price", true), ("category", true), ("recorded", false)] {
+    for (field, descending) in
+        [("year", false), ("year", true), ("price", false), ("price", true), ("category", true), ("recorded", false)]
+    {
         let mut expected: Vec<(Option<Value>, u64, &str)> = reference
             .documents
             .iter()
@@ -191,11 +198,20 @@ async fn compare_aggregations(client: &Client, index: &str, reference: &Referenc
         let from = bucket["key"].as_f64().unwrap() as i64;
         assert_eq!(bucket["doc_count"], years(from, from + 5), "{index} {bucket}");
     }
-    let ranges: Vec<u64> =
-        aggregations["ranges"]["buckets"].as_array().unwrap().iter().map(|bucket| bucket["doc_count"].as_u64().unwrap()).collect();
+    let ranges: Vec<u64> = aggregations["ranges"]["buckets"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|bucket| bucket["doc_count"].as_u64().unwrap())
+        .collect();
     assert_eq!(ranges, [years(0, 2000) as u64, years(2000, 2010) as u64, years(2010, 9999) as u64]);
     assert_eq!(aggregations["places"]["value"], CATEGORIES.len(), "{index}");
-    let months: u64 = aggregations["months"]["buckets"].as_array().unwrap().iter().map(|bucket| bucket["doc_count"].as_u64().unwrap()).sum();
+    let months: u64 = aggregations["months"]["buckets"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|bucket| bucket["doc_count"].as_u64().unwrap())
+        .sum();
     assert_eq!(months as usize, reference.documents.len(), "{index}: {answer}");
 }
 
@@ -229,7 +245,8 @@ async fn any_sharding_and_history_gives_the_answer_of_one_fresh_index() {
     for (index, shards, replicas) in layouts {
         client.create_index(index, shards, replicas, mappings()).await;
     }
-    let mut documents: Vec<(String, Value)> = (0..400).map(|number| (format!("d{number}"), document(&mut random))).collect();
+    let mut documents: Vec<(String, Value)> =
+        (0..400).map(|number| (format!("d{number}"), document(&mut random))).collect();
     for (index, _, _) in layouts {
         for chunk in documents.chunks(57) {
             client.bulk_index(index, chunk, false).await;

@@ -20,8 +20,12 @@ fn one(random: &mut StdRng, words: &[&str], kind: usize) -> Value {
         4 => json!({"match": {"body": {"query": format!("{a} {b} {c} {d}"), "minimum_should_match": 2}}}),
         5 => json!({"match_phrase": {"body": format!("{a} {b}")}}),
         6 => json!({"match_phrase": {"title": {"query": format!("{a} {b}"), "slop": 2}}}),
-        7 => json!({"multi_match": {"query": format!("{a} {b}"), "fields": ["title^2", "body"], "type": "best_fields", "tie_breaker": 0.3}}),
-        8 => json!({"multi_match": {"query": format!("{a} {b} {c}"), "fields": ["title^1.5", "body"], "type": "most_fields"}}),
+        7 => {
+            json!({"multi_match": {"query": format!("{a} {b}"), "fields": ["title^2", "body"], "type": "best_fields", "tie_breaker": 0.3}})
+        }
+        8 => {
+            json!({"multi_match": {"query": format!("{a} {b} {c}"), "fields": ["title^1.5", "body"], "type": "most_fields"}})
+        }
         9 => json!({"term": {"category": "gear"}}),
         10 => json!({"term": {"tags": {"value": a, "boost": 1.7}}}),
         11 => json!({"terms": {"category": ["gear", "weather"]}}),
@@ -39,6 +43,8 @@ fn one(random: &mut StdRng, words: &[&str], kind: usize) -> Value {
             {"match_phrase": {"title": format!("{b} {c}")}},
             {"match": {"body": a}}
         ], "minimum_should_match": 1}}),
-        _ => json!({"dis_max": {"queries": [{"match": {"title": a}}, {"match": {"body": format!("{a} {b}")}}], "tie_breaker": 0.2}}),
+        _ => {
+            json!({"dis_max": {"queries": [{"match": {"title": a}}, {"match": {"body": format!("{a} {b}")}}], "tie_breaker": 0.2}})
+        }
     }
 }

@@ -233,7 +233,8 @@ impl Reference {
                 single => vec![self.scores(single)],
             }
         };
-        let (must, should, filter, must_not) = (clauses("must"), clauses("should"), clauses("filter"), clauses("must_not"));
+        let (must, should, filter, must_not) =
+            (clauses("must"), clauses("should"), clauses("filter"), clauses("must_not"));
         let optional = !must.is_empty() || !filter.is_empty() || should.is_empty();
         let minimum = body["minimum_should_match"].as_u64().unwrap_or(u64::from(!optional)) as usize;
         let everything = 0..self.documents.len();
@@ -316,7 +317,10 @@ pub fn values<'a>(source: &'a Value, path: &str) -> Vec<&'a Value> {
     for part in path.split('.') {
         found = found.into_iter().filter_map(|value| value.get(part)).collect();
     }
-    found.into_iter().flat_map(|value| value.as_array().map_or_else(|| vec![value], |list| list.iter().collect())).collect()
+    found
+        .into_iter()
+        .flat_map(|value| value.as_array().map_or_else(|| vec![value], |list| list.iter().collect()))
+        .collect()
 }
 
 fn strings<'a>(source: &'a Value, path: &str) -> Vec<&'a str> {

@@ -111,7 +111,9 @@ impl Entry<'_> {
             let (slot, after) = after.split_once('}').unwrap_or((after, ""));
             let word = self.word(slot);
             // `a {word}` becomes `an eel`.
-            if text.ends_with(" a ") && word.starts_with(['a', 'e', 'i', 'o', 'u']) || text == "a " && word.starts_with(['a', 'e', 'i', 'o']) {
+            if text.ends_with(" a ") && word.starts_with(['a', 'e', 'i', 'o', 'u'])
+                || text == "a " && word.starts_with(['a', 'e', 'i', 'o'])
+            {
                 text.insert(text.len() - 1, 'n');
             }
             text.push_str(&word);
@@ -151,7 +153,13 @@ fn pluralise(text: &mut String) {
     if text.ends_with("fish") || text.ends_with("krill") {
         return;
     }
-    for (ending, plural) in [("fishwife", "fishwives"), ("jelly", "jellies"), ("dory", "dories"), ("ss", "sses"), ("man o' war", "men o' war")] {
+    for (ending, plural) in [
+        ("fishwife", "fishwives"),
+        ("jelly", "jellies"),
+        ("dory", "dories"),
+        ("ss", "sses"),
+        ("man o' war", "men o' war"),
+    ] {
         if text.ends_with(ending) {
             text.truncate(text.len() - ending.len());
             text.push_str(plural);
@@ -171,7 +179,8 @@ fn list(name: &str) -> &'static [&'static str] {
 /// The theme's own tag, words of the vocabulary that the text holds, and the decade.
 fn tags(theme: &Theme, entry: &Entry<'_>, body: &[String]) -> Vec<String> {
     let text = body.join(" ").to_lowercase();
-    let mut tags: Vec<String> = theme.tags.iter().filter(|tag| text.contains(**tag)).map(|tag| (*tag).to_owned()).collect();
+    let mut tags: Vec<String> =
+        theme.tags.iter().filter(|tag| text.contains(**tag)).map(|tag| (*tag).to_owned()).collect();
     tags.truncate(4);
     let species = entry.fixed.iter().find(|(name, _)| *name == "species").map(|(_, species)| species.replace(' ', "-"));
     tags.extend(species.filter(|species| text.contains(&species.replace('-', " "))));

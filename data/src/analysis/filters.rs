@@ -30,7 +30,11 @@ impl<T: Tokenizer> Tokenizer for Porter<T> {
     type TokenStream<'a> = PorterStream<T::TokenStream<'a>>;
 
     fn token_stream<'a>(&'a mut self, text: &'a str) -> Self::TokenStream<'a> {
-        PorterStream { inner: self.inner.token_stream(text), stemmer: Stemmer::new(Algorithm::Porter), spare: String::new() }
+        PorterStream {
+            inner: self.inner.token_stream(text),
+            stemmer: Stemmer::new(Algorithm::Porter),
+            spare: String::new(),
+        }
     }
 }
 

@@ -61,9 +61,7 @@ languages! {
 }
 
 /// Lucene's `FrenchAnalyzer.DEFAULT_ARTICLES`.
-const FRENCH_ARTICLES: &[&str] = &[
-    "l", "m", "t", "qu", "n", "s", "j", "d", "c", "jusqu", "quoiqu", "lorsqu", "puisqu",
-];
+const FRENCH_ARTICLES: &[&str] = &["l", "m", "t", "qu", "n", "s", "j", "d", "c", "jusqu", "quoiqu", "lorsqu", "puisqu"];
 
 /// Lucene's `ItalianAnalyzer.DEFAULT_ARTICLES`.
 const ITALIAN_ARTICLES: &[&str] = &[

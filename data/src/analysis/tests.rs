@@ -12,8 +12,10 @@ fn terms(name: &str, text: &str) -> Vec<String> {
 #[test]
 fn standard_breaks_like_lucene() {
     let cases: &[(&str, &[&str])] = &[
-        ("The 2 QUICK Brown-Foxes jumped over the lazy dog's bone.",
-         &["the", "2", "quick", "brown", "foxes", "jumped", "over", "the", "lazy", "dog's", "bone"]),
+        (
+            "The 2 QUICK Brown-Foxes jumped over the lazy dog's bone.",
+            &["the", "2", "quick", "brown", "foxes", "jumped", "over", "the", "lazy", "dog's", "bone"],
+        ),
         ("can't stop", &["can't", "stop"]),
         ("3.14 1,000.5 2-3", &["3.14", "1,000.5", "2", "3"]),
         ("www.example.com foo_bar __ a@b.c", &["www.example.com", "foo_bar", "a", "b.c"]),
@@ -50,7 +52,8 @@ fn the_plain_analyzers() {
 #[test]
 fn stop_words_leave_gaps() {
     let tokens = Analyzer::Language(Language::English).tokens("the quick and the dead");
-    let found: Vec<(&str, u32, usize, usize)> = tokens.iter().map(|t| (t.text.as_str(), t.position, t.start, t.end)).collect();
+    let found: Vec<(&str, u32, usize, usize)> =
+        tokens.iter().map(|t| (t.text.as_str(), t.position, t.start, t.end)).collect();
     assert_eq!(found, [("quick", 1, 4, 9), ("dead", 4, 18, 22)]);
 }
 

@@ -221,7 +221,10 @@ fn next_ascii_word(bytes: &[u8], at: &mut usize) -> Option<(usize, usize)> {
     }
 }
 
-fn next_unicode_word<'a>(bounds: &mut UWordBoundIndices<'a>, held: &mut Option<(usize, &'a str)>) -> Option<(usize, usize)> {
+fn next_unicode_word<'a>(
+    bounds: &mut UWordBoundIndices<'a>,
+    held: &mut Option<(usize, &'a str)>,
+) -> Option<(usize, usize)> {
     loop {
         let (start, segment) = held.take().or_else(|| bounds.next())?;
         let mut end = start + segment.len();
@@ -278,7 +281,8 @@ fn give_shape(word: &str, shape: Shape, out: &mut String) {
         Shape::Lower => out.extend(word.chars().map(lower)),
         Shape::Possessive => {
             let mut chars = word.chars();
-            let possessive = matches!(chars.next_back(), Some('s' | 'S')) && chars.next_back().is_some_and(is_apostrophe);
+            let possessive =
+                matches!(chars.next_back(), Some('s' | 'S')) && chars.next_back().is_some_and(is_apostrophe);
             let stem = if possessive { chars.as_str() } else { word };
             out.extend(stem.chars().map(lower));
         }

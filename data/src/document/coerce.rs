@@ -78,7 +78,8 @@ fn whole(field_type: &FieldType, scalar: Scalar<'_>) -> Result<Option<i64>, Misf
         Scalar::Number(text) => text,
     };
     let article = if matches!(field_type, FieldType::Integer) { "an" } else { "a" };
-    let out_of_range = || illegal(format!("Value [{}] is out of range for {article} {}", scalar.text(), field_type.name()));
+    let out_of_range =
+        || illegal(format!("Value [{}] is out of range for {article} {}", scalar.text(), field_type.name()));
     let number = match text.parse::<i64>() {
         Ok(number) => number,
         Err(_) => match decimal(text) {
@@ -117,7 +118,9 @@ fn decimal(text: &str) -> Option<Option<i64>> {
     let given = (whole.len() + fraction.len()) as i64;
     for digit in all.take(usize::try_from(point).unwrap_or(0)) {
         let digit = i64::from(digit - b'0');
-        let next = number.checked_mul(10).and_then(|number| if negative { number.checked_sub(digit) } else { number.checked_add(digit) });
+        let next = number
+            .checked_mul(10)
+            .and_then(|number| if negative { number.checked_sub(digit) } else { number.checked_add(digit) });
         match next {
             Some(next) => number = next,
             None => return Some(None),
@@ -168,7 +171,13 @@ fn floating(field_type: &FieldType, scalar: Scalar<'_>) -> Result<Option<f64>, M
         // One zero, so that a term of `0` finds `-0.0`.
         return Ok(Some(number + 0.0));
     }
-    let shown = if number.is_nan() { "NaN" } else if number > 0.0 { "Infinity" } else { "-Infinity" };
+    let shown = if number.is_nan() {
+        "NaN"
+    } else if number > 0.0 {
+        "Infinity"
+    } else {
+        "-Infinity"
+    };
     Err(illegal(format!("[{}] supports only finite values, but got [{shown}]", field_type.name())))
 }
 
@@ -177,8 +186,12 @@ fn boolean(scalar: Scalar<'_>) -> Result<bool, Misfit> {
         Scalar::Boolean(value) => Ok(value),
         Scalar::String("true") => Ok(true),
         Scalar::String("false" | "") => Ok(false),
-        Scalar::String(text) => Err(illegal(format!("Failed to parse value [{text}] as only [true] or [false] are allowed."))),
-        Scalar::Number(text) => Err(("x_content_parse_exception", format!("Current token ({}) not of boolean type", number_token(text)))),
+        Scalar::String(text) => {
+            Err(illegal(format!("Failed to parse value [{text}] as only [true] or [false] are allowed.")))
+        }
+        Scalar::Number(text) => {
+            Err(("x_content_parse_exception", format!("Current token ({}) not of boolean type", number_token(text))))
+        }
     }
 }
 
@@ -191,10 +204,14 @@ fn date(formats: &DateFormats, scalar: Scalar<'_>) -> Result<i64, Misfit> {
         .parse_date(text)
         .ok_or_else(|| illegal(format!("failed to parse date field [{text}] with format [{formats}]")))?;
     if ms >= DATE_MS_MAX {
-        return Err(illegal(format!("date[{text}] is after 2262-04-11T23:47:16.854775807 and cannot be stored in nanosecond resolution")));
+        return Err(illegal(format!(
+            "date[{text}] is after 2262-04-11T23:47:16.854775807 and cannot be stored in nanosecond resolution"
+        )));
     }
     if ms <= DATE_MS_MIN {
-        return Err(illegal(format!("date[{text}] is before 1677-09-21T00:12:43.145224192 and cannot be stored in nanosecond resolution")));
+        return Err(illegal(format!(
+            "date[{text}] is before 1677-09-21T00:12:43.145224192 and cannot be stored in nanosecond resolution"
+        )));
     }
     Ok(ms)
 }
@@ -212,7 +229,11 @@ fn not_an_ip(text: &str) -> Misfit {
 }
 
 fn for_input_string(text: &str) -> Misfit {
-    if text.trim().is_empty() { ("number_format_exception", "empty String".to_owned()) } else { ("number_format_exception", format!("For input string: \"{text}\"")) }
+    if text.trim().is_empty() {
+        ("number_format_exception", "empty String".to_owned())
+    } else {
+        ("number_format_exception", format!("For input string: \"{text}\""))
+    }
 }
 
 fn not_numeric(scalar: Scalar<'_>) -> Misfit {

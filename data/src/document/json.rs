@@ -26,7 +26,8 @@ pub(super) enum Kind {
 }
 
 /// What to do with an entry of an object: called behind the key, moves behind the value.
-pub(super) type EachEntry<'a, 'f> = &'f mut dyn FnMut(&mut Parser<'a>, Cow<'a, str>, usize) -> Result<(), DocumentError>;
+pub(super) type EachEntry<'a, 'f> =
+    &'f mut dyn FnMut(&mut Parser<'a>, Cow<'a, str>, usize) -> Result<(), DocumentError>;
 
 /// A cursor over a document.
 pub(super) struct Parser<'a> {
@@ -73,7 +74,9 @@ impl<'a> Parser<'a> {
             Some(b't') if self.rest().starts_with("true") => Ok(Kind::Boolean(true)),
             Some(b'f') if self.rest().starts_with("false") => Ok(Kind::Boolean(false)),
             Some(b'n') if self.rest().starts_with("null") => Ok(Kind::Null),
-            _ => Err(self.unexpected("expected a valid value (JSON String, Number, Array, Object or token 'null', 'true' or 'false')")),
+            _ => Err(self.unexpected(
+                "expected a valid value (JSON String, Number, Array, Object or token 'null', 'true' or 'false')",
+            )),
         }
     }
 
@@ -114,7 +117,10 @@ impl<'a> Parser<'a> {
 
     /// Moves behind the array that stands next; `each` is called before every element and has to
     /// move behind it.
-    pub(super) fn array(&mut self, each: &mut dyn FnMut(&mut Self) -> Result<(), DocumentError>) -> Result<(), DocumentError> {
+    pub(super) fn array(
+        &mut self,
+        each: &mut dyn FnMut(&mut Self) -> Result<(), DocumentError>,
+    ) -> Result<(), DocumentError> {
         self.enter()?;
         self.skip_space();
         if !self.take(b']') {
@@ -213,9 +219,14 @@ impl<'a> Parser<'a> {
     }
 
     fn hex(&mut self, escape_at: usize) -> Result<u32, DocumentError> {
-        let digits = self.text.as_bytes().get(self.at..self.at + 4).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
-        let Some(unit) = digits.and_then(|digits| u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()) else {
-            return Err(self.malformed(escape_at, "Unexpected character in escape: expected a hex-digit for character escape sequence"));
+        let digits =
+            self.text.as_bytes().get(self.at..self.at + 4).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        let Some(unit) = digits.and_then(|digits| u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok())
+        else {
+            return Err(self.malformed(
+                escape_at,
+                "Unexpected character in escape: expected a hex-digit for character escape sequence",
+            ));
         };
         self.at += 4;
         Ok(unit)
@@ -324,7 +335,9 @@ impl<'a> Parser<'a> {
 
     fn unexpected(&self, wanted: &str) -> DocumentError {
         match self.rest().chars().next() {
-            Some(c) => self.malformed(self.at, &format!("Unexpected character ('{c}' (code {})): {wanted}", u32::from(c))),
+            Some(c) => {
+                self.malformed(self.at, &format!("Unexpected character ('{c}' (code {})): {wanted}", u32::from(c)))
+            }
             None => self.end_of_input(),
         }
     }

@@ -27,7 +27,11 @@ pub fn parse_value(field: &Field, json: &Json) -> Result<Value, DocumentError> {
         _ => {
             return Err(DocumentError::new(
                 "illegal_argument_exception",
-                format!("field [{}] of type [{}] cannot be compared with [{json}]", field.path, field.field_type.name()),
+                format!(
+                    "field [{}] of type [{}] cannot be compared with [{json}]",
+                    field.path,
+                    field.field_type.name()
+                ),
             ));
         }
     };
@@ -51,6 +55,7 @@ fn date(formats: &DateFormats, scalar: Scalar<'_>) -> Result<i64, DocumentError>
         Scalar::Number(_) => formats.parse_date(text).or_else(|| text.parse().ok()),
         Scalar::String(_) => formats.parse_date(text),
     };
-    ms.map(|ms| ms.clamp(DATE_MS_MIN, DATE_MS_MAX))
-        .ok_or_else(|| DocumentError::new("parse_exception", format!("failed to parse date field [{text}] with format [{formats}]")))
+    ms.map(|ms| ms.clamp(DATE_MS_MIN, DATE_MS_MAX)).ok_or_else(|| {
+        DocumentError::new("parse_exception", format!("failed to parse date field [{text}] with format [{formats}]"))
+    })
 }

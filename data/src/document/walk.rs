@@ -24,7 +24,12 @@ pub(super) fn document(mapping: &Mapping, source: &[u8]) -> Result<Document, Doc
         return Err(located(&parser, parser.at(), "document_parsing_exception", "failed to parse, document is empty"));
     }
     if parser.peek()? != Kind::Object {
-        return Err(located(&parser, parser.at(), "document_parsing_exception", "Malformed content, must start with an object"));
+        return Err(located(
+            &parser,
+            parser.at(),
+            "document_parsing_exception",
+            "Malformed content, must start with an object",
+        ));
     }
     let mut walk = Walk { mapping, path: String::new(), document: Document::default() };
     let level = Level { object: Some(mapping.root()), dynamic: mapping.dynamic(), depth: 0 };
@@ -82,7 +87,13 @@ impl<'m> Walk<'m> {
     }
 
     /// Reads the value of a key, dotted or not, of the object at `level`.
-    fn property(&mut self, parser: &mut Parser<'_>, mut level: Level<'m>, key: &str, at: usize) -> Result<(), DocumentError> {
+    fn property(
+        &mut self,
+        parser: &mut Parser<'_>,
+        mut level: Level<'m>,
+        key: &str,
+        at: usize,
+    ) -> Result<(), DocumentError> {
         if level.depth == 0 && METADATA_FIELDS.contains(&key) {
             let reason = format!(
                 "Field [{key}] is a metadata field and cannot be added inside a document. Use the index API request parameters."
@@ -97,7 +108,8 @@ impl<'m> Walk<'m> {
             let node = level.node(part);
             if node.is_none() && level.dynamic == Dynamic::Strict {
                 let within = if self.path.is_empty() { "_doc" } else { &self.path };
-                let reason = format!("mapping set to strict, dynamic introduction of [{part}] within [{within}] is not allowed");
+                let reason =
+                    format!("mapping set to strict, dynamic introduction of [{part}] within [{within}] is not allowed");
                 result = Err(located(parser, at, "strict_dynamic_mapping_exception", &reason));
                 break;
             }
@@ -125,7 +137,12 @@ impl<'m> Walk<'m> {
     }
 
     /// Reads one value of the field or object at `self.path`.
-    fn value(&mut self, parser: &mut Parser<'_>, level: Level<'m>, node: Option<&'m Node>) -> Result<(), DocumentError> {
+    fn value(
+        &mut self,
+        parser: &mut Parser<'_>,
+        level: Level<'m>,
+        node: Option<&'m Node>,
+    ) -> Result<(), DocumentError> {
         let kind = parser.peek()?;
         let at = parser.at();
         match kind {
@@ -158,11 +175,19 @@ impl<'m> Walk<'m> {
         }
     }
 
-    fn scalar(&mut self, parser: &Parser<'_>, at: usize, node: Option<&Node>, scalar: Scalar<'_>) -> Result<(), DocumentError> {
+    fn scalar(
+        &mut self,
+        parser: &Parser<'_>,
+        at: usize,
+        node: Option<&Node>,
+        scalar: Scalar<'_>,
+    ) -> Result<(), DocumentError> {
         if !is_mapped(node) {
             if node.is_some_and(|node| node.leaf.is_none() && node.object.is_some()) {
                 let path = &self.path;
-                let reason = format!("object mapping for [{path}] tried to parse field [{path}] as object, but found a concrete value");
+                let reason = format!(
+                    "object mapping for [{path}] tried to parse field [{path}] as object, but found a concrete value"
+                );
                 return Err(located(parser, at, "document_parsing_exception", &reason));
             }
             return self.dynamic(parser, at, scalar);
@@ -256,8 +281,13 @@ impl<'m> Walk<'m> {
         let field_type = self.mapping.field(&self.path).map_or(&fallback, |field: &Field| &field.field_type);
         let misfit = match field_type {
             kind if kind.is_numeric() => ("illegal_argument_exception", "Cannot parse object as number".to_owned()),
-            FieldType::Boolean => ("x_content_parse_exception", "Current token (START_OBJECT) not of boolean type".to_owned()),
-            _ => ("illegal_argument_exception", format!("Expected text at {} but found START_OBJECT", parser.location(at))),
+            FieldType::Boolean => {
+                ("x_content_parse_exception", "Current token (START_OBJECT) not of boolean type".to_owned())
+            }
+            _ => (
+                "illegal_argument_exception",
+                format!("Expected text at {} but found START_OBJECT", parser.location(at)),
+            ),
         };
         let preview = serde_json::from_str(parser.slice(at, parser.at())).map(|json| java(&json)).unwrap_or_default();
         failed(parser, at, &self.path, field_type, misfit, &preview)
@@ -287,7 +317,14 @@ fn located(parser: &Parser<'_>, at: usize, error_type: &'static str, reason: &st
     DocumentError::new(error_type, format!("[{}] {reason}", parser.location(at)))
 }
 
-fn failed(parser: &Parser<'_>, at: usize, path: &str, field_type: &FieldType, misfit: Misfit, preview: &str) -> DocumentError {
+fn failed(
+    parser: &Parser<'_>,
+    at: usize,
+    path: &str,
+    field_type: &FieldType,
+    misfit: Misfit,
+    preview: &str,
+) -> DocumentError {
     let preview: Cow<'_, str> = match preview.char_indices().nth(PREVIEW_CHARS_MAX) {
         Some((cut, _)) => format!("{}...", &preview[..cut]).into(),
         None => preview.into(),

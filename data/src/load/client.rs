@@ -100,7 +100,8 @@ impl Client {
         // The client wants a provider of cryptography even for plain HTTP. A program may have installed one; then this
         // does nothing, which is as good.
         rustls::crypto::ring::default_provider().install_default().ok();
-        let mut builder = reqwest::Client::builder().timeout(timeout).connect_timeout(Duration::from_secs(5).min(timeout));
+        let mut builder =
+            reqwest::Client::builder().timeout(timeout).connect_timeout(Duration::from_secs(5).min(timeout));
         if matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")) {
             // A proxy set for the world outside cannot reach this machine's own addresses.
             builder = builder.no_proxy();

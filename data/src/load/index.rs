@@ -50,7 +50,8 @@ impl<'a> Preparation<'a> {
         if let Some(mapping) = this.given_mapping() {
             this.field_types.extend(field_types(&mapping));
             if this.exists {
-                let reply = this.ask(options.retry_for, async || client.send_json(Method::PUT, &path, &mapping).await).await?;
+                let reply =
+                    this.ask(options.retry_for, async || client.send_json(Method::PUT, &path, &mapping).await).await?;
                 if !reply.is_success() {
                     return Err(refused("adding the mapping to the index", &reply));
                 }
@@ -92,7 +93,8 @@ impl<'a> Preparation<'a> {
         let body = json!({ "settings": settings, "mappings": mappings });
         let path = [self.options.index.as_str()];
         let client = self.client;
-        let reply = self.ask(self.options.retry_for, async || client.send_json(Method::PUT, &path, &body).await).await?;
+        let reply =
+            self.ask(self.options.retry_for, async || client.send_json(Method::PUT, &path, &body).await).await?;
         // Someone else may have created it in between; or an earlier attempt, whose answer was lost, did.
         let exists_now = reply.json()["error"]["type"] == "resource_already_exists_exception";
         if !reply.is_success() && !exists_now {

@@ -82,7 +82,12 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rate = self.documents_per_second();
         let megabytes = self.bytes_loaded as f64 / 1e6;
-        write!(f, "loaded {} documents ({megabytes:.1} MB) in {:.1} s, {rate:.0} docs/s", self.loaded, self.elapsed.as_secs_f64())?;
+        write!(
+            f,
+            "loaded {} documents ({megabytes:.1} MB) in {:.1} s, {rate:.0} docs/s",
+            self.loaded,
+            self.elapsed.as_secs_f64()
+        )?;
         let rejected = self.rejected_total();
         write!(f, "; rejected {rejected}")?;
         if rejected > 0 {

@@ -55,9 +55,14 @@ enum Step {
     /// Answered, document by document.
     Answered(Sorted),
     /// The whole request is to be sent again, under the same key.
-    Again { reason: String, retry_after: Option<Duration> },
+    Again {
+        reason: String,
+        retry_after: Option<Duration>,
+    },
     /// The body is too large for the server.
-    TooLarge { reason: String },
+    TooLarge {
+        reason: String,
+    },
     Failed(Failure),
 }
 
@@ -91,9 +96,7 @@ impl Sender {
                     }
                     continue;
                 }
-                Step::Again { reason, retry_after } => {
-                    (reason, retry_after, Request { key: request_key, body, items })
-                }
+                Step::Again { reason, retry_after } => (reason, retry_after, Request { key: request_key, body, items }),
                 Step::Answered(sorted) => {
                     if sorted.loaded > 0 || !sorted.rejected.is_empty() {
                         backoff.progressed();

@@ -68,7 +68,8 @@ async fn bulk(
     let is_turn = |count: u64, every: Option<u64>| every.is_some_and(|every| count.is_multiple_of(every));
     let request = server.requests.fetch_add(1, Ordering::SeqCst);
     if let Some((every, status)) = mood.refuse.filter(|(every, _)| request % every == 0) {
-        let error = json!({ "error": { "type": "es_rejected_execution_exception", "reason": format!("every {every}th") } });
+        let error =
+            json!({ "error": { "type": "es_rejected_execution_exception", "reason": format!("every {every}th") } });
         let status = StatusCode::from_u16(status).unwrap();
         return (status, [("retry-after", "0")], error.to_string()).into_response();
     }
@@ -195,7 +196,10 @@ async fn rejections_have_their_place() {
     lines.sort();
     assert_eq!(lines, ["input:2 document_parsing_exception", "input:3 invalid_json", "input:4 content_too_large"]);
     let shown = report.to_string();
-    assert!(shown.contains("rejected 3 (1 content_too_large, 1 document_parsing_exception, 1 invalid_json)"), "{shown}");
+    assert!(
+        shown.contains("rejected 3 (1 content_too_large, 1 document_parsing_exception, 1 invalid_json)"),
+        "{shown}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,7 +22,9 @@ fn nodes(path: &str, old: &Node, new: Node) -> Result<Node, MappingError> {
         (Node { object: Some(old), .. }, Node { object: Some(new), .. }) => {
             Ok(Node { leaf: None, object: Some(objects(path, old, new)?) })
         }
-        (Node { leaf: Some(old), .. }, Node { leaf: Some(new), .. }) => Ok(Node { leaf: Some(leaves(path, old, new)?), object: None }),
+        (Node { leaf: Some(old), .. }, Node { leaf: Some(new), .. }) => {
+            Ok(Node { leaf: Some(leaves(path, old, new)?), object: None })
+        }
         (Node { object: Some(_), .. }, _) => {
             Err(MappingError::illegal(format!("can't merge a non object mapping [{path}] with an object mapping")))
         }

@@ -12,8 +12,19 @@ use crate::analysis::Analyzer;
 use crate::date::DateFormats;
 
 /// Names that documents cannot have at the top level, since hits show them.
-pub(crate) const METADATA_FIELDS: &[&str] =
-    &["_doc_count", "_field_names", "_id", "_ignored", "_index", "_nested_path", "_routing", "_seq_no", "_source", "_tier", "_version"];
+pub(crate) const METADATA_FIELDS: &[&str] = &[
+    "_doc_count",
+    "_field_names",
+    "_id",
+    "_ignored",
+    "_index",
+    "_nested_path",
+    "_routing",
+    "_seq_no",
+    "_source",
+    "_tier",
+    "_version",
+];
 
 /// The tree of the object under `mappings`.
 pub(super) fn root(json: &Value) -> Result<Object, MappingError> {
@@ -33,7 +44,10 @@ pub(super) fn root(json: &Value) -> Result<Object, MappingError> {
         }
     }
     if !unsupported.is_empty() {
-        return Err(MappingError::parsing(format!("Root mapping definition has unsupported parameters: {}", unsupported.concat())));
+        return Err(MappingError::parsing(format!(
+            "Root mapping definition has unsupported parameters: {}",
+            unsupported.concat()
+        )));
     }
     if let Some(name) = METADATA_FIELDS.iter().find(|name| object.properties.contains_key(**name)) {
         return Err(MappingError::parsing(format!("Field [{name}] is defined more than once")));
@@ -48,7 +62,10 @@ fn dynamic(value: &Value) -> Result<Dynamic, MappingError> {
         Value::String(text) if text.eq_ignore_ascii_case("true") => Ok(Dynamic::True),
         Value::String(text) if text.eq_ignore_ascii_case("false") => Ok(Dynamic::False),
         Value::String(text) if text.eq_ignore_ascii_case("strict") => Ok(Dynamic::Strict),
-        other => Err(MappingError::parsing(format!("No enum constant Dynamic [{}]: expected [true], [false] or [strict]", plain(other)))),
+        other => Err(MappingError::parsing(format!(
+            "No enum constant Dynamic [{}]: expected [true], [false] or [strict]",
+            plain(other)
+        ))),
     }
 }
 
@@ -71,7 +88,10 @@ fn properties(path: &str, value: &Value, object: &mut Object, depth: usize) -> R
             )));
         }
         let definition = definition.as_object().ok_or_else(|| {
-            MappingError::parsing(format!("Expected map for property [fields] on field [{full}] but got a {}", class_of(definition)))
+            MappingError::parsing(format!(
+                "Expected map for property [fields] on field [{full}] but got a {}",
+                class_of(definition)
+            ))
         })?;
         let node = node(&full, definition, depth + parts.len())?;
         insert(path, object, &parts, node)?;
@@ -83,7 +103,8 @@ fn properties(path: &str, value: &Value, object: &mut Object, depth: usize) -> R
 fn insert(path: &str, object: &mut Object, parts: &[&str], node: Node) -> Result<(), MappingError> {
     let Some((first, rest)) = parts.split_first() else { return Ok(()) };
     let path = join_path(path, first);
-    let twice = |path: &str| MappingError::illegal(format!("can't merge a non object mapping [{path}] with an object mapping"));
+    let twice =
+        |path: &str| MappingError::illegal(format!("can't merge a non object mapping [{path}] with an object mapping"));
     if rest.is_empty() {
         let Some(there) = object.properties.get_mut(*first) else {
             object.properties.insert((*first).to_owned(), node);
@@ -108,7 +129,12 @@ fn insert(path: &str, object: &mut Object, parts: &[&str], node: Node) -> Result
 fn node(path: &str, definition: &Map<String, Value>, depth: usize) -> Result<Node, MappingError> {
     let type_name = match definition.get("type") {
         Some(Value::String(name)) => Some(name.as_str()),
-        Some(other) => return Err(MappingError::parsing(format!("No handler for type [{}] declared on field [{path}]", plain(other)))),
+        Some(other) => {
+            return Err(MappingError::parsing(format!(
+                "No handler for type [{}] declared on field [{path}]",
+                plain(other)
+            )));
+        }
         None => None,
     };
     match type_name {
@@ -134,19 +160,27 @@ fn leaf(path: &str, type_name: &str, definition: &Map<String, Value>) -> Result<
     let mut fields = BTreeMap::new();
     if let Some(value) = definition.get("fields") {
         let map = value.as_object().ok_or_else(|| {
-            MappingError::parsing(format!("Expected map for property [fields] on field [{path}] but got a {}", class_of(value)))
+            MappingError::parsing(format!(
+                "Expected map for property [fields] on field [{path}] but got a {}",
+                class_of(value)
+            ))
         })?;
         for (name, definition) in map {
             let full = join_path(path, name);
             if name.contains('.') {
-                return Err(MappingError::parsing(format!("Field name [{name}] which is a multi field of [{path}] cannot contain '.'")));
+                return Err(MappingError::parsing(format!(
+                    "Field name [{name}] which is a multi field of [{path}] cannot contain '.'"
+                )));
             }
             if name.trim().is_empty() {
                 return Err(MappingError::illegal("field name cannot be an empty string"));
             }
-            let definition = definition
-                .as_object()
-                .ok_or_else(|| MappingError::parsing(format!("Expected map for property [fields] on field [{full}] but got a {}", class_of(definition))))?;
+            let definition = definition.as_object().ok_or_else(|| {
+                MappingError::parsing(format!(
+                    "Expected map for property [fields] on field [{full}] but got a {}",
+                    class_of(definition)
+                ))
+            })?;
             match definition.get("type") {
                 None => return Err(MappingError::parsing(format!("no type specified for property [{name}]"))),
                 Some(Value::String(kind)) if kind == "object" => {
@@ -154,7 +188,10 @@ fn leaf(path: &str, type_name: &str, definition: &Map<String, Value>) -> Result<
                 }
                 Some(Value::String(kind)) => fields.insert(name.clone(), field_type(&full, kind, definition, true)?),
                 Some(other) => {
-                    return Err(MappingError::parsing(format!("no handler for type [{}] declared on field [{name}]", plain(other))));
+                    return Err(MappingError::parsing(format!(
+                        "no handler for type [{}] declared on field [{name}]",
+                        plain(other)
+                    )));
                 }
             };
         }
@@ -162,7 +199,12 @@ fn leaf(path: &str, type_name: &str, definition: &Map<String, Value>) -> Result<
     Ok(Leaf { field_type: field_type(path, type_name, definition, false)?, fields, dynamic: None })
 }
 
-fn field_type(path: &str, type_name: &str, definition: &Map<String, Value>, multi: bool) -> Result<FieldType, MappingError> {
+fn field_type(
+    path: &str,
+    type_name: &str,
+    definition: &Map<String, Value>,
+    multi: bool,
+) -> Result<FieldType, MappingError> {
     let mut field_type = match type_name {
         "text" => FieldType::Text { analyzer: Analyzer::Standard },
         "keyword" => FieldType::Keyword { ignore_above: None },
@@ -175,7 +217,9 @@ fn field_type(path: &str, type_name: &str, definition: &Map<String, Value>, mult
         "boolean" => FieldType::Boolean,
         "date" => FieldType::Date { formats: DateFormats::default() },
         "ip" => FieldType::Ip,
-        other => return Err(MappingError::parsing(format!("No handler for type [{other}] declared on field [{path}]"))),
+        other => {
+            return Err(MappingError::parsing(format!("No handler for type [{other}] declared on field [{path}]")));
+        }
     };
     if let FieldType::Text { analyzer } = &mut field_type
         && let Some(value) = definition.get("analyzer")
@@ -232,10 +276,9 @@ fn states_what_is_true(key: &str, value: &Value, field_type: &FieldType) -> bool
 }
 
 fn named_analyzer(value: &Value) -> Result<Analyzer, MappingError> {
-    value
-        .as_str()
-        .and_then(Analyzer::parse)
-        .ok_or_else(|| MappingError::parsing(format!("analyzer [{}] has not been configured in mappings", plain(value))))
+    value.as_str().and_then(Analyzer::parse).ok_or_else(|| {
+        MappingError::parsing(format!("analyzer [{}] has not been configured in mappings", plain(value)))
+    })
 }
 
 fn characters(path: &str, value: &Value) -> Result<u32, MappingError> {
@@ -253,7 +296,9 @@ fn date_formats(path: &str, value: &Value) -> Result<DateFormats, MappingError> 
     let text = value
         .as_str()
         .ok_or_else(|| MappingError::parsing(format!("Invalid format: [{}] on field [{path}]", plain(value))))?;
-    DateFormats::parse(text).map_err(|format| MappingError::parsing(format!("Invalid format: [{format}]: unknown date format on field [{path}]")))
+    DateFormats::parse(text).map_err(|format| {
+        MappingError::parsing(format!("Invalid format: [{format}]: unknown date format on field [{path}]"))
+    })
 }
 
 fn unknown_parameter(key: &str, path: &str, type_name: &str) -> MappingError {

@@ -72,7 +72,9 @@ fn shown_as_elasticsearch_shows_it() {
 
 #[test]
 fn dotted_names_are_objects() {
-    let dotted = parse(json!({"properties": {"a.b": {"type": "long"}, "a.c.d": {"type": "ip"}, "a": {"properties": {"e": {"type": "byte"}}}}}));
+    let dotted = parse(
+        json!({"properties": {"a.b": {"type": "long"}, "a.c.d": {"type": "ip"}, "a": {"properties": {"e": {"type": "byte"}}}}}),
+    );
     let nested = parse(json!({"properties": {"a": {"properties": {
         "b": {"type": "long"}, "c": {"properties": {"d": {"type": "ip"}}}, "e": {"type": "byte"}}}}}));
     assert_eq!(dotted, nested);
@@ -82,26 +84,50 @@ fn dotted_names_are_objects() {
 fn what_is_not_honoured_is_named() {
     let parsing = "mapper_parsing_exception";
     for (json, reason) in [
-        (json!({"properties": {"title": {"type": "text", "foo": 1}}}), "unknown parameter [foo] on mapper [title] of type [text]"),
-        (json!({"properties": {"a": {"properties": {"b": {"type": "long", "ignore_above": 1}}}}}),
-         "unknown parameter [ignore_above] on mapper [b] of type [long]"),
-        (json!({"properties": {"b": {"type": "keyword", "index": false}}}), "unknown parameter [index] on mapper [b] of type [keyword]"),
+        (
+            json!({"properties": {"title": {"type": "text", "foo": 1}}}),
+            "unknown parameter [foo] on mapper [title] of type [text]",
+        ),
+        (
+            json!({"properties": {"a": {"properties": {"b": {"type": "long", "ignore_above": 1}}}}}),
+            "unknown parameter [ignore_above] on mapper [b] of type [long]",
+        ),
+        (
+            json!({"properties": {"b": {"type": "keyword", "index": false}}}),
+            "unknown parameter [index] on mapper [b] of type [keyword]",
+        ),
         (json!({"properties": {"y": {"type": "x"}}}), "No handler for type [x] declared on field [y]"),
         (json!({"properties": {"y": {"type": "nested"}}}), "No handler for type [nested] declared on field [y]"),
         (json!({"properties": {"y": {}}}), "No type specified for field [y]"),
         (json!({"properties": {"y": {"analyzer": "x"}}}), "No type specified for field [y]"),
-        (json!({"properties": {"y": "long"}}), "Expected map for property [fields] on field [y] but got a java.lang.String"),
+        (
+            json!({"properties": {"y": "long"}}),
+            "Expected map for property [fields] on field [y] but got a java.lang.String",
+        ),
         (json!({"properties": []}), "properties must be a map type"),
-        (json!({"properties": {"y": {"type": "text", "analyzer": "klingon"}}}), "analyzer [klingon] has not been configured in mappings"),
-        (json!({"properties": {"y": {"type": "text", "search_analyzer": "english"}}}),
-         "[search_analyzer] of field [y] must be its analyzer: [english] is not [standard]"),
-        (json!({"properties": {"y": {"type": "date", "format": "strict_date||no"}}}), "Invalid format: [no]: unknown date format on field [y]"),
+        (
+            json!({"properties": {"y": {"type": "text", "analyzer": "klingon"}}}),
+            "analyzer [klingon] has not been configured in mappings",
+        ),
+        (
+            json!({"properties": {"y": {"type": "text", "search_analyzer": "english"}}}),
+            "[search_analyzer] of field [y] must be its analyzer: [english] is not [standard]",
+        ),
+        (
+            json!({"properties": {"y": {"type": "date", "format": "strict_date||no"}}}),
+            "Invalid format: [no]: unknown date format on field [y]",
+        ),
         (json!({"foo": {"a": 1}}), "Root mapping definition has unsupported parameters:  [foo : {\"a\":1}]"),
         (json!({"properties": {"_id": {"type": "keyword"}}}), "Field [_id] is defined more than once"),
-        (json!({"properties": {"a": {"type": "text", "fields": {"b": {"type": "object"}}}}}), "Type [object] cannot be used in multi field [a.b]"),
+        (
+            json!({"properties": {"a": {"type": "text", "fields": {"b": {"type": "object"}}}}}),
+            "Type [object] cannot be used in multi field [a.b]",
+        ),
         (json!({"properties": {"a": {"type": "text", "fields": {"b": {}}}}}), "no type specified for property [b]"),
-        (json!({"properties": {"a": {"type": "text", "fields": {"b": {"type": "text", "fields": {}}}}}}),
-         "unknown parameter [fields] on mapper [b] of type [text]"),
+        (
+            json!({"properties": {"a": {"type": "text", "fields": {"b": {"type": "text", "fields": {}}}}}}),
+            "unknown parameter [fields] on mapper [b] of type [text]",
+        ),
     ] {
         assert_eq!(refused(json.clone()), (parsing, reason.to_owned()), "{json}");
     }
@@ -109,14 +135,18 @@ fn what_is_not_honoured_is_named() {
     assert_eq!(refused(json!({"dynamic": "runtime"})).0, parsing);
     assert_eq!(refused(json!({"properties": {"": {"type": "long"}}})).0, "illegal_argument_exception");
     assert_eq!(refused(json!({"properties": {"a..b": {"type": "long"}}})).0, "illegal_argument_exception");
-    assert_eq!(refused(json!({"properties": {"k": {"type": "keyword", "ignore_above": 0}}})).0, "illegal_argument_exception");
+    assert_eq!(
+        refused(json!({"properties": {"k": {"type": "keyword", "ignore_above": 0}}})).0,
+        "illegal_argument_exception"
+    );
 }
 
 #[test]
 fn a_thousand_fields_and_no_more() {
     let of = |count: usize| {
-        let properties: serde_json::Map<String, Value> =
-            (0..count).map(|number| (format!("f{number}"), json!({"type": "text", "fields": {"k": {"type": "keyword"}}}))).collect();
+        let properties: serde_json::Map<String, Value> = (0..count)
+            .map(|number| (format!("f{number}"), json!({"type": "text", "fields": {"k": {"type": "keyword"}}})))
+            .collect();
         json!({"properties": properties})
     };
     assert_eq!(parse(of(500)).size(), 1000);
@@ -139,7 +169,10 @@ fn depth_is_limited() {
     for objects in [20, 21, 22, 23, 100] {
         let (error_type, reason) = refused(nested(objects));
         assert_eq!(error_type, "illegal_argument_exception");
-        assert!(reason.starts_with("Limit of mapping depth [20] has been exceeded due to object field [a.a"), "{reason}");
+        assert!(
+            reason.starts_with("Limit of mapping depth [20] has been exceeded due to object field [a.a"),
+            "{reason}"
+        );
     }
     let dotted = vec!["a"; 5000].join(".");
     assert_eq!(refused(json!({"properties": {dotted: {"type": "long"}}})).0, "illegal_argument_exception");
@@ -167,14 +200,23 @@ fn updates_add() {
 fn contradictions_are_refused() {
     for (update, reason) in [
         (json!({"year": {"type": "text"}}), "mapper [year] cannot be changed from type [long] to [text]"),
-        (json!({"title": {"type": "text", "analyzer": "english", "fields": {"raw": {"type": "long"}}}}),
-         "mapper [title.raw] cannot be changed from type [keyword] to [long]"),
-        (json!({"title": {"type": "text"}}),
-         "Mapper for [title] conflicts with existing mapper:\n\tCannot update parameter [analyzer] from [english] to [default]"),
-        (json!({"printed": {"type": "date"}}),
-         "Mapper for [printed] conflicts with existing mapper:\n\tCannot update parameter [format] from [epoch_second||strict_date] to [strict_date_optional_time||epoch_millis]"),
+        (
+            json!({"title": {"type": "text", "analyzer": "english", "fields": {"raw": {"type": "long"}}}}),
+            "mapper [title.raw] cannot be changed from type [keyword] to [long]",
+        ),
+        (
+            json!({"title": {"type": "text"}}),
+            "Mapper for [title] conflicts with existing mapper:\n\tCannot update parameter [analyzer] from [english] to [default]",
+        ),
+        (
+            json!({"printed": {"type": "date"}}),
+            "Mapper for [printed] conflicts with existing mapper:\n\tCannot update parameter [format] from [epoch_second||strict_date] to [strict_date_optional_time||epoch_millis]",
+        ),
         (json!({"author": {"type": "text"}}), "can't merge a non object mapping [author] with an object mapping"),
-        (json!({"year": {"properties": {"a": {"type": "long"}}}}), "mapper [year] cannot be changed from type [long] to [object]"),
+        (
+            json!({"year": {"properties": {"a": {"type": "long"}}}}),
+            "mapper [year] cannot be changed from type [long] to [object]",
+        ),
     ] {
         let error = books().merge(&json!({"properties": update})).unwrap_err();
         assert_eq!((error.error_type, error.reason.as_str()), ("illegal_argument_exception", reason), "{update}");
@@ -213,7 +255,8 @@ fn dynamic_fields_have_the_least_type_that_holds_them() {
 
 #[test]
 fn the_catalog_wins_over_dynamic_fields() {
-    let joined = books().with_dynamic(&[seen("year", &[5]), seen("a", &[1]), seen("a.b", &[5]), seen("a.b.keyword", &[1])]);
+    let joined =
+        books().with_dynamic(&[seen("year", &[5]), seen("a", &[1]), seen("a.b", &[5]), seen("a.b.keyword", &[1])]);
     assert_eq!(joined.field("year").unwrap().field_type, FieldType::Long);
     assert_eq!(joined.field("year").unwrap().dynamic, None);
     assert_eq!(joined.field("a").unwrap().field_type, FieldType::Long);
@@ -246,15 +289,17 @@ fn any_type() -> impl Strategy<Value = Value> {
 
 fn any_node() -> impl Strategy<Value = Value> {
     any_type().prop_recursive(3, 24, 5, |inner| {
-        (prop::option::of(prop_oneof![Just("true"), Just("false"), Just("strict")]), prop::collection::btree_map("[a-d]{1,2}", inner, 0..5)).prop_map(
-            |(dynamic, properties)| {
+        (
+            prop::option::of(prop_oneof![Just("true"), Just("false"), Just("strict")]),
+            prop::collection::btree_map("[a-d]{1,2}", inner, 0..5),
+        )
+            .prop_map(|(dynamic, properties)| {
                 let mut json = json!({"properties": properties});
                 if let Some(dynamic) = dynamic {
                     json["dynamic"] = dynamic.into();
                 }
                 json
-            },
-        )
+            })
     })
 }
 

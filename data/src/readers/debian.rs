@@ -71,7 +71,9 @@ impl Paragraph {
                     value.push('\n');
                     value.push_str(text);
                 }
-                None => self.spoil(number, FaultKind::InvalidParagraph, "a continuation line without a field".to_owned()),
+                None => {
+                    self.spoil(number, FaultKind::InvalidParagraph, "a continuation line without a field".to_owned())
+                }
             }
             return;
         }
@@ -136,8 +138,8 @@ fn object(fields: &[(String, String)]) -> Map<String, Value> {
                 let number = value.parse::<i64>().map_or_else(|_| Value::from(value.as_str()), Value::from);
                 object.insert(key, number);
             }
-            "depends" | "pre_depends" | "recommends" | "suggests" | "enhances" | "breaks" | "conflicts" | "replaces"
-            | "provides" => {
+            "depends" | "pre_depends" | "recommends" | "suggests" | "enhances" | "breaks" | "conflicts"
+            | "replaces" | "provides" => {
                 object.insert(key, Value::from(packages(value)));
             }
             _ if value.is_empty() => {}
@@ -191,7 +193,10 @@ mod tests {
 
     #[test]
     fn descriptions_and_relations() {
-        assert_eq!(running_text("\n First line\n goes on.\n .\n Second.\n  * item\n  * item"), "First line goes on.\nSecond.\n* item\n* item");
+        assert_eq!(
+            running_text("\n First line\n goes on.\n .\n Second.\n  * item\n  * item"),
+            "First line goes on.\nSecond.\n* item\n* item"
+        );
         assert_eq!(packages("libc6 (>= 2.34), python3:any | python,\n libc6 (<< 3)"), ["libc6", "python3", "python"]);
         assert!(is_field_name("Installed-Size"));
         assert!(!is_field_name("Not a name"));

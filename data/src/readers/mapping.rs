@@ -197,9 +197,12 @@ mod tests {
             "t": text_with_keyword(), "p": { "properties": { "q": text_with_keyword() } },
         } });
         assert_eq!(of_objects(text), expected);
-        assert_eq!(of_objects(b"[\n{\"t\":\n\"x\"},\n{\"u\": \"y\"}, {\"cut"), json!({ "properties": {
+        assert_eq!(
+            of_objects(b"[\n{\"t\":\n\"x\"},\n{\"u\": \"y\"}, {\"cut"),
+            json!({ "properties": {
             "t": text_with_keyword(), "u": text_with_keyword(),
-        } }));
+        } })
+        );
         assert_eq!(field_types(&expected)["p.q"], "text");
     }
 }

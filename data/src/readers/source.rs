@@ -42,26 +42,29 @@ pub(super) fn read_input(
 /// The stored bytes of all inputs; `None` when that cannot be known.
 pub(super) fn bytes_total(inputs: &[Input]) -> Option<u64> {
     inputs.iter().try_fold(0, |total, input| {
-        Some(total + match input {
-            Input::Stdin => return None,
-            Input::Bytes { bytes, .. } => bytes.len() as u64,
-            Input::Path(path) if path.is_dir() => {
-                let mut bytes = 0;
-                walk(path, &mut |found| {
-                    if let Ok(path) = found {
-                        bytes += fs::metadata(path).map_or(0, |metadata| metadata.len());
+        Some(
+            total
+                + match input {
+                    Input::Stdin => return None,
+                    Input::Bytes { bytes, .. } => bytes.len() as u64,
+                    Input::Path(path) if path.is_dir() => {
+                        let mut bytes = 0;
+                        walk(path, &mut |found| {
+                            if let Ok(path) = found {
+                                bytes += fs::metadata(path).map_or(0, |metadata| metadata.len());
+                            }
+                            Ok(())
+                        })
+                        .ok();
+                        bytes
                     }
-                    Ok(())
-                })
-                .ok();
-                bytes
-            }
-            Input::Path(path) => match fs::metadata(path) {
-                Ok(metadata) if metadata.is_file() => metadata.len(),
-                Ok(_) => return None,
-                Err(_) => 0,
-            },
-        })
+                    Input::Path(path) => match fs::metadata(path) {
+                        Ok(metadata) if metadata.is_file() => metadata.len(),
+                        Ok(_) => return None,
+                        Err(_) => 0,
+                    },
+                },
+        )
     })
 }
 

@@ -197,7 +197,8 @@ fn json_elements_are_cut_out() {
 
 #[test]
 fn tables_become_typed_documents() {
-    let text = "name,year,price,open\n\"Cod, fresh\",1999,1.10,true\nHake,,n/a,\nSole,2001\n\"Two\nlines\",2002,3,FALSE\n";
+    let text =
+        "name,year,price,open\n\"Cod, fresh\",1999,1.10,true\nHake,,n/a,\nSole,2001\n\"Two\nlines\",2002,3,FALSE\n";
     let found = read_named("fish.csv", text, ReadOptions::default());
     // `price` holds a word, so it is text from the beginning; what is not there is left out.
     let expected = [

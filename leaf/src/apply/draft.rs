@@ -3,9 +3,9 @@
 
 use tantivy::schema::OwnedValue;
 use tantivy::{DateTime, TantivyDocument};
+use trawl_data::analysis::Analyzer;
 use trawl_data::document::{DynamicValue, Value};
 use trawl_data::mapping::FieldType;
-use trawl_data::analysis::Analyzer;
 use trawl_proto::v1::{DynamicType, OperationError};
 
 use super::keys::{Keys, Wanted};
@@ -59,11 +59,8 @@ impl Draft {
     /// When the document does not fit the mapping, as Elasticsearch words it.
     pub fn parse(layout: &Layout, id: &str, source: &[u8], analyzers: &mut Analyzers) -> Result<Self, OperationError> {
         let document = layout.mapping.parse_document(source).map_err(|error| document_error(error, id))?;
-        let mut draft = Self {
-            texts: vec![None; layout.texts.len()],
-            mapping_version: layout.version,
-            ..Self::default()
-        };
+        let mut draft =
+            Self { texts: vec![None; layout.texts.len()], mapping_version: layout.version, ..Self::default() };
         for (number, value) in document.mapped {
             if let Some((place, field_type)) = layout.places.get(number) {
                 draft.add_mapped(layout, place, field_type, value, analyzers);
@@ -85,7 +82,13 @@ impl Draft {
     }
 
     /// The document for tantivy. `keys` has learned what this draft wants.
-    pub fn finish(self, physical: &PhysicalSchema, layout: &Layout, keys: &Keys, values: &HiddenValues<'_>) -> TantivyDocument {
+    pub fn finish(
+        self,
+        physical: &PhysicalSchema,
+        layout: &Layout,
+        keys: &Keys,
+        values: &HiddenValues<'_>,
+    ) -> TantivyDocument {
         let mut document = TantivyDocument::default();
         let hidden = &physical.hidden;
         document.add_text(hidden.id, values.id);
@@ -130,7 +133,14 @@ impl Draft {
         document
     }
 
-    fn add_mapped(&mut self, layout: &Layout, place: &Place, field_type: &FieldType, value: Value, analyzers: &mut Analyzers) {
+    fn add_mapped(
+        &mut self,
+        layout: &Layout,
+        place: &Place,
+        field_type: &FieldType,
+        value: Value,
+        analyzers: &mut Analyzers,
+    ) {
         match (place, value) {
             (Place::OwnText { text }, Value::Text(value) | Value::Keyword(value)) => {
                 self.texts[*text].get_or_insert_default().push(&value, layout.texts[*text].analyzer, analyzers);
@@ -160,10 +170,18 @@ impl Draft {
                     keyed.values.push(OwnedValue::Str(value));
                 }
             }
-            DynamicValue::Long(value) => self.keyed(&path, DynamicType::DynamicLong).values.push(OwnedValue::I64(value)),
-            DynamicValue::Double(value) => self.keyed(&path, DynamicType::DynamicDouble).values.push(OwnedValue::F64(value)),
-            DynamicValue::Boolean(value) => self.keyed(&path, DynamicType::DynamicBoolean).values.push(OwnedValue::Bool(value)),
-            DynamicValue::Date(ms, _) => self.keyed(&path, DynamicType::DynamicDate).values.push(OwnedValue::Date(date(ms))),
+            DynamicValue::Long(value) => {
+                self.keyed(&path, DynamicType::DynamicLong).values.push(OwnedValue::I64(value))
+            }
+            DynamicValue::Double(value) => {
+                self.keyed(&path, DynamicType::DynamicDouble).values.push(OwnedValue::F64(value))
+            }
+            DynamicValue::Boolean(value) => {
+                self.keyed(&path, DynamicType::DynamicBoolean).values.push(OwnedValue::Bool(value))
+            }
+            DynamicValue::Date(ms, _) => {
+                self.keyed(&path, DynamicType::DynamicDate).values.push(OwnedValue::Date(date(ms)))
+            }
         }
     }
 

@@ -40,7 +40,8 @@ pub fn rebuild(
     let new = ShardIndex::create(&path, physical, &payload)?;
     let mut writer = new.writer(writer_bytes)?;
     let keys = Keys::from_proto(payload.dynamic_fields.clone());
-    let mut copier = Copier { physical: new.physical.clone(), keys, layouts: HashMap::new(), analyzers: Analyzers::default() };
+    let mut copier =
+        Copier { physical: new.physical.clone(), keys, layouts: HashMap::new(), analyzers: Analyzers::default() };
     old.reader.reload()?;
     for reader in old.reader.searcher().segment_readers() {
         copier.copy(reader, &old.physical, mappings, |document| {
@@ -110,8 +111,12 @@ impl Copier {
         let analyzers = &mut self.analyzers;
         let parse = std::panic::AssertUnwindSafe(|| Draft::parse(layout, values.id, values.source, analyzers));
         let draft = std::panic::catch_unwind(parse)
-            .map_err(|panic| Error::Damaged(format!("document {:?} panics: {}", values.id, panic_message(panic.as_ref()))))?
-            .map_err(|error| Error::Damaged(format!("stored document {:?} is not valid: {}", values.id, error.reason)))?;
+            .map_err(|panic| {
+                Error::Damaged(format!("document {:?} panics: {}", values.id, panic_message(panic.as_ref())))
+            })?
+            .map_err(|error| {
+                Error::Damaged(format!("stored document {:?} is not valid: {}", values.id, error.reason))
+            })?;
         Ok(draft.finish(&self.physical, layout, &self.keys, values))
     }
 }

@@ -151,7 +151,8 @@ impl Model {
     fn apply(&mut self, operation: &Operation, seq: u64, now: u64, is_valid: bool) -> (Came, u64) {
         self.deleted.retain(|_, (_, at)| now - *at <= TOMBSTONE_MS);
         let live = self.live.get(&operation.id).cloned();
-        let before = live.as_ref().map(|live| live.1).or(self.deleted.get(&operation.id).map(|gone| gone.0)).unwrap_or(0);
+        let before =
+            live.as_ref().map(|live| live.1).or(self.deleted.get(&operation.id).map(|gone| gone.0)).unwrap_or(0);
         let kind = operation.kind();
         if kind != Kind::Delete && !is_valid {
             return (Came::Rejected, 0);
@@ -323,7 +324,10 @@ fn spares_that_run_out_are_doubled_and_every_document_stays_as_it_was() {
             .iter()
             .flat_map(|reader| {
                 let column = reader.fast_fields().u64(&length_name).unwrap();
-                (0..reader.max_doc()).filter(|doc| !reader.is_deleted(*doc)).filter_map(move |doc| column.first(doc)).collect::<Vec<_>>()
+                (0..reader.max_doc())
+                    .filter(|doc| !reader.is_deleted(*doc))
+                    .filter_map(move |doc| column.first(doc))
+                    .collect::<Vec<_>>()
             })
             .sum();
         let term = if field == "t" { "mapped" } else { "same" };
@@ -349,7 +353,14 @@ fn later_fields_live_in_spares_and_under_keys_by_their_type() {
     }});
     let mut bench = Bench::new(vec![json!({"properties": {"own": {"type": "double"}}}), later]);
     bench.append(vec![index("a", &json!({"title": "Dynamic words", "n": 5, "mixed": 1, "own": 2.5}))], 1, 1);
-    bench.append(vec![index("b", &json!({"title": "Mapped words", "n": 6, "ip": "10.0.0.1", "mixed": "one", "deep": {"er": true}}))], 2, 2);
+    bench.append(
+        vec![index(
+            "b",
+            &json!({"title": "Mapped words", "n": 6, "ip": "10.0.0.1", "mixed": "one", "deep": {"er": true}}),
+        )],
+        2,
+        2,
+    );
     bench.catch_up();
     let searcher = bench.commit();
     let fields = &searcher.fields;

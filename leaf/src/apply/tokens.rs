@@ -127,8 +127,8 @@ mod tests {
         tokens.push("", Analyzer::Whitespace, &mut analyzers);
         tokens.push("noch eins", Analyzer::Whitespace, &mut analyzers);
         assert_eq!(tokens.count, 5);
-        let expected =
-            [(0, "Grüße;"), (1, "12;3"), (2, "Wörter"), (203, "noch"), (204, "eins")].map(|(at, term)| (at, term.to_owned()));
+        let expected = [(0, "Grüße;"), (1, "12;3"), (2, "Wörter"), (203, "noch"), (204, "eins")]
+            .map(|(at, term)| (at, term.to_owned()));
         assert_eq!(decode(&tokens.text), expected);
     }
 }

@@ -139,9 +139,12 @@ pub async fn statistics(
                     generation: Some(generation),
                     statistics: Some(statistics),
                 },
-                Err(failure) => {
-                    v1::ShardStatistics { shard: Some(shard), failure: Some(failure), generation: None, statistics: None }
-                }
+                Err(failure) => v1::ShardStatistics {
+                    shard: Some(shard),
+                    failure: Some(failure),
+                    generation: None,
+                    statistics: None,
+                },
             }
         })
     });

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use futures::future::join_all;
-use trawl_proto::v1::failure::Kind;
 use trawl_proto::v1;
+use trawl_proto::v1::failure::Kind;
 use trawl_proto::{Generation, Incarnation, Seq, failure};
 
 use super::Service;
@@ -32,7 +32,7 @@ pub async fn refresh(service: &Service, request: v1::RefreshRequest, deadline: I
         let result = async {
             let replica = service.replica(position.shard.as_ref())?;
             let generation = position.generation.map(Generation::from).unwrap_or_default();
-            replica.searchable(generation, deadline).await
+            replica.refresh(generation, deadline).await
         };
         let failure = result.await.err();
         v1::ShardRefresh { shard: position.shard, failure }
@@ -43,9 +43,8 @@ pub async fn refresh(service: &Service, request: v1::RefreshRequest, deadline: I
 /// What the leaf holds, sorted by shard.
 pub fn status(service: &Service, request: v1::StatusRequest) -> v1::StatusResponse {
     let mut replicas = service.replicas.all();
-    replicas.retain(|replica| {
-        request.index_uids.is_empty() || request.index_uids.contains(&replica.shard().index_uid.0)
-    });
+    replicas
+        .retain(|replica| request.index_uids.is_empty() || request.index_uids.contains(&replica.shard().index_uid.0));
     replicas.sort_by(|a, b| a.shard().cmp(b.shard()));
     v1::StatusResponse {
         name: service.name.to_string(),

@@ -302,10 +302,11 @@ impl Opened<'_> {
         let config = &self.tail.shared.config;
         let replica = &self.tail.replica;
         let (ids, bytes) = replica.pending.size();
-        let is_behind = committed < self.target;
+        let target = self.target();
+        let is_behind = committed < target;
         let has_to = ids >= config.pending_max
             || bytes >= config.pending_bytes_max
-            || (is_behind && applied >= self.target)
+            || (is_behind && applied >= target)
             || (since.elapsed() > SLOT_TIME && self.tail.shared.writer_slots.contended());
         if has_to {
             return Some(since);
@@ -361,13 +362,25 @@ impl Opened<'_> {
         Ok(())
     }
 
-    /// Enters the serving phase when everything that was in the log at opening is searchable.
+    /// What has to be searchable before serving begins; nothing more once it has begun.
+    fn target(&self) -> Seq {
+        let replica = &self.tail.replica;
+        match replica.progress.borrow().phase {
+            Phase::Serving => self.target,
+            _ => self.target.max(replica.serve_from()),
+        }
+    }
+
+    /// Enters the serving phase when everything that was in the log at opening, or was refreshed
+    /// since, is searchable.
     async fn serve_when_ready(&mut self) -> Result<(), Error> {
         let replica = &self.tail.replica;
-        if self.committed().seq >= self.target && replica.progress.borrow().phase != Phase::Serving {
+        let is_serving = replica.progress.borrow().phase == Phase::Serving;
+        if !is_serving && self.committed().seq >= self.target() {
             self.measure().await?;
-            self.tail.replica.set_phase(Phase::Serving, "");
-            tracing::info!(shard = %self.tail.replica.shard(), at = %self.committed(), "replica serves");
+            if self.tail.replica.begin_serving() {
+                tracing::info!(shard = %self.tail.replica.shard(), at = %self.committed(), "replica serves");
+            }
         }
         Ok(())
     }

@@ -164,7 +164,12 @@ pub struct FieldMap {
 
 impl FieldMap {
     /// The fields of a catalog mapping and the keys in use (in order of first appearance).
-    pub fn new(physical: &PhysicalSchema, catalog: &Mapping, mapping_version: u64, dynamic: &[v1::DynamicField]) -> Self {
+    pub fn new(
+        physical: &PhysicalSchema,
+        catalog: &Mapping,
+        mapping_version: u64,
+        dynamic: &[v1::DynamicField],
+    ) -> Self {
         let unmapped: Vec<v1::DynamicField> = unmapped(catalog, dynamic).cloned().collect();
         let mapping = if unmapped.is_empty() { catalog.clone() } else { catalog.with_dynamic(&unmapped) };
         let keys: HashMap<&str, &v1::DynamicField> = dynamic.iter().map(|field| (field.path.as_str(), field)).collect();
@@ -242,7 +247,9 @@ fn own_part(own: &Own, field_type: &FieldType) -> Physical {
         Own::Plain { name, field } => {
             let (name, field) = (name.clone(), *field);
             match field_type {
-                FieldType::Long | FieldType::Integer | FieldType::Short | FieldType::Byte => Physical::Long { field, name },
+                FieldType::Long | FieldType::Integer | FieldType::Short | FieldType::Byte => {
+                    Physical::Long { field, name }
+                }
                 FieldType::Double | FieldType::Float => Physical::Double { field, name },
                 FieldType::Boolean => Physical::Boolean { field, name },
                 FieldType::Date { .. } => Physical::Date { field, name },
@@ -258,12 +265,7 @@ fn text_part(text: &TextField, field_type: &FieldType) -> Physical {
         FieldType::Text { analyzer } => *analyzer,
         _ => Analyzer::Standard,
     };
-    Physical::Text {
-        field: text.field,
-        name: text.name.clone(),
-        length_name: text.length_name.clone(),
-        analyzer,
-    }
+    Physical::Text { field: text.field, name: text.name.clone(), length_name: text.length_name.clone(), analyzer }
 }
 
 fn key_parts(physical: &PhysicalSchema, field: &Field, dynamic: &v1::DynamicField) -> Vec<Physical> {

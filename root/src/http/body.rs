@@ -34,7 +34,10 @@ impl InFlight {
             ..ApiError::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "circuit_breaking_exception",
-                format!("[in_flight_requests] data of all requests would be larger than the limit of [{}]", self.bytes_max),
+                format!(
+                    "[in_flight_requests] data of all requests would be larger than the limit of [{}]",
+                    self.bytes_max
+                ),
             )
             .with("bytes_wanted", bytes)
             .with("bytes_limit", self.bytes_max)

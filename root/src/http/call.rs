@@ -53,10 +53,7 @@ impl Call {
         match self.json()? {
             None => Ok(Members::new()),
             Some(Json::Object(members)) => Ok(members),
-            Some(other) => Err(super::error::parsing(format!(
-                "Expected [START_OBJECT] but found [{}]",
-                other.token()
-            ))),
+            Some(other) => Err(super::error::parsing(format!("Expected [START_OBJECT] but found [{}]", other.token()))),
         }
     }
 

@@ -27,7 +27,17 @@ pub(crate) const PARAMS: &[&[&str]] = &[
 
 /// `GET /_cat`
 pub(crate) async fn help(_: Call) -> Result<Answer, ApiError> {
-    let names = ["aliases", "count", "count/{index}", "health", "indices", "indices/{index}", "nodes", "shards", "shards/{index}"];
+    let names = [
+        "aliases",
+        "count",
+        "count/{index}",
+        "health",
+        "indices",
+        "indices/{index}",
+        "nodes",
+        "shards",
+        "shards/{index}",
+    ];
     let text = names.iter().map(|name| format!("/_cat/{name}\n")).collect::<String>();
     Ok(Answer::text(text, table::PLAIN))
 }
@@ -258,8 +268,11 @@ fn clock() -> [Cell; 2] {
     [Cell::number(u64::try_from(now / 1000).unwrap_or_default()), Cell::text(time)]
 }
 
-const COUNT: &[Column] =
-    &[Column::right("epoch", &["t", "time"]), Column::left("timestamp", &["ts", "hms"]), Column::right("count", &["dc", "docs.count"])];
+const COUNT: &[Column] = &[
+    Column::right("epoch", &["t", "time"]),
+    Column::left("timestamp", &["ts", "hms"]),
+    Column::right("count", &["dc", "docs.count"]),
+];
 
 /// `GET /_cat/count`, `/_cat/count/{index}`
 pub(crate) async fn count(call: Call) -> Result<Answer, ApiError> {

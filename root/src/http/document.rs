@@ -9,8 +9,7 @@ use super::{
     fetch::{SOURCE_PARAMS, SourceFilter},
     json::{Json, Members, object},
     params::Params,
-    position,
-    render,
+    position, render,
     respond::Answer,
 };
 use crate::{
@@ -66,7 +65,9 @@ async fn write(call: Call, id: Option<String>, kind: Kind) -> Result<Answer, Api
         (Some(other), _) => return Err(illegal(format!("opType must be 'create' or 'index', found: [{other}]")).into()),
     };
     if kind != Kind::Delete && call.body.trim_ascii().is_empty() {
-        return Err(Error::invalid("action_request_validation_exception", "Validation Failed: 1: source is missing;").into());
+        return Err(
+            Error::invalid("action_request_validation_exception", "Validation Failed: 1: source is missing;").into()
+        );
     }
     if let Some(id) = &id {
         check_id(id)?;
@@ -208,8 +209,10 @@ pub(crate) fn check_id(id: &str) -> Result<(), Error> {
         return Err(illegal("if _id is specified it must not be empty"));
     }
     if id.len() > 512 {
-        let reason =
-            format!("Validation Failed: 1: id [{id}] is too long, must be no longer than 512 bytes but was: {};", id.len());
+        let reason = format!(
+            "Validation Failed: 1: id [{id}] is too long, must be no longer than 512 bytes but was: {};",
+            id.len()
+        );
         return Err(Error::invalid("action_request_validation_exception", reason));
     }
     Ok(())
@@ -342,8 +345,7 @@ mod tests {
                 caused_by: None,
             })),
         };
-        let rejected =
-            v1::Outcome { result: outcome::Result::Rejected.into(), seq: 3, version: 0, error: Some(error) };
+        let rejected = v1::Outcome { result: outcome::Result::Rejected.into(), seq: 3, version: 0, error: Some(error) };
         assert_eq!(
             bulk(&item(WriteOutcome::Done(rejected))),
             r#"{"_index":"books","_id":"7","status":400,"error":{"type":"document_parsing_exception","reason":"[1:5] failed to parse field [year]","caused_by":{"type":"illegal_argument_exception","reason":"For input string: \"x\""}}}"#
@@ -351,15 +353,19 @@ mod tests {
         let conflict = v1::Outcome { result: outcome::Result::VersionConflict.into(), seq: 3, version: 2, error: None };
         let shown = rendered(&item(WriteOutcome::Done(conflict)), true, false);
         assert_eq!(shown.status, StatusCode::CONFLICT);
-        assert_eq!(
-            shown.error.unwrap().reason,
-            "[7]: version conflict, document already exists (current version [2])"
-        );
+        assert_eq!(shown.error.unwrap().reason, "[7]: version conflict, document already exists (current version [2])");
     }
 
     #[test]
     fn documents_and_ids() {
-        let document = v1::Document { id: "7".into(), source: "{\"a\":1}".into(), seq: 3, version: 2, primary_term: 1, ..Default::default() };
+        let document = v1::Document {
+            id: "7".into(),
+            source: "{\"a\":1}".into(),
+            seq: 3,
+            version: 2,
+            primary_term: 1,
+            ..Default::default()
+        };
         assert_eq!(
             found("books", "7", Some(&document), true).to_bytes(),
             br#"{"_index":"books","_id":"7","_version":2,"_seq_no":3,"_primary_term":1,"found":true,"_source":{"a":1}}"#

@@ -145,16 +145,12 @@ impl From<Error> for ApiError {
                 caused_by: caused_by.map(|cause| object! { "type" => cause.error_type, "reason" => cause.reason }),
                 ..Self::new(StatusCode::BAD_REQUEST, error_type, reason)
             },
-            Error::Conflict(reason) => {
-                Self::new(StatusCode::CONFLICT, "version_conflict_engine_exception", reason)
-            }
+            Error::Conflict(reason) => Self::new(StatusCode::CONFLICT, "version_conflict_engine_exception", reason),
             Error::TooManyRequests { retry_after, .. } => Self {
                 retry_after_seconds: Some(retry_after.as_secs().max(1)),
                 ..Self::new(StatusCode::TOO_MANY_REQUESTS, "es_rejected_execution_exception", reason)
             },
-            Error::TooLarge(reason) => {
-                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "content_too_long_exception", reason)
-            }
+            Error::TooLarge(reason) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "content_too_long_exception", reason),
             Error::Unavailable(reason) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable_shards_exception", reason)
             }
@@ -258,9 +254,6 @@ mod tests {
     #[test]
     fn no_handler_is_a_plain_sentence() {
         let error = ApiError::plain(StatusCode::BAD_REQUEST, "no handler found for uri [/x/y] and method [GET]");
-        assert_eq!(
-            text(error),
-            r#"{"error":"no handler found for uri [/x/y] and method [GET]","status":400}"#
-        );
+        assert_eq!(text(error), r#"{"error":"no handler found for uri [/x/y] and method [GET]","status":400}"#);
     }
 }

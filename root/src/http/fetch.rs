@@ -144,7 +144,8 @@ impl HighlightSpec {
         for (pattern, fragments) in &self.fields {
             if pattern.contains('*') {
                 lowering.uses_dynamic = true;
-                let texts = mapping.fields().filter(|field| field.field_type.is_text() || field.field_type.is_keyword());
+                let texts =
+                    mapping.fields().filter(|field| field.field_type.is_text() || field.field_type.is_keyword());
                 for field in texts.filter(|field| matches(pattern, &field.path)) {
                     add(&field.path, fragments);
                 }
@@ -212,13 +213,18 @@ mod tests {
 
     #[test]
     fn highlights() {
-        let mapping =
-            Mapping::parse(&json!({"properties": {"title": {"type": "text"}, "body": {"type": "text"}, "n": {"type": "long"}}})).unwrap();
+        let mapping = Mapping::parse(
+            &json!({"properties": {"title": {"type": "text"}, "body": {"type": "text"}, "n": {"type": "long"}}}),
+        )
+        .unwrap();
         let body = br#"{"fields":[{"title":{"number_of_fragments":0}},{"*":{}},{"nothing":{}}],"pre_tags":["<b>"],"post_tags":["</b>"],"fragment_size":50}"#;
         let spec = HighlightSpec::parse(&json::parse(body).unwrap()).unwrap();
         let highlight = spec.lower(&mut Lowering::new("i", &mapping, 0));
-        let fields: Vec<_> =
-            highlight.fields.iter().map(|field| (field.field.as_str(), field.fragment_size, field.fragments_max)).collect();
+        let fields: Vec<_> = highlight
+            .fields
+            .iter()
+            .map(|field| (field.field.as_str(), field.fragment_size, field.fragments_max))
+            .collect();
         assert_eq!(fields, [("title", 50, 0), ("body", 50, 5)]);
         assert_eq!(highlight.pre_tag, "<b>");
         for body in [r#"{"fields":{"title":{"foo":1}}}"#, r#"{"require_field_match":false}"#, r#"{"type":"fvh"}"#] {

@@ -10,8 +10,7 @@ use super::{
     document::check_active_shards,
     error::{ApiError, illegal, parsing},
     json::{Json, Members, object},
-    keys,
-    render,
+    keys, render,
     respond::Answer,
     settings::{self, Settings},
 };
@@ -127,7 +126,10 @@ mod tests {
 
     #[test]
     fn bodies() {
-        let index = parsed(r#"{"settings":{"number_of_shards":2},"mappings":{"properties":{"a":{"type":"keyword"}}},"aliases":{}}"#).unwrap();
+        let index = parsed(
+            r#"{"settings":{"number_of_shards":2},"mappings":{"properties":{"a":{"type":"keyword"}}},"aliases":{}}"#,
+        )
+        .unwrap();
         assert_eq!((index.shards, index.replicas), (2, 1));
         assert!(index.mapping.field("a").is_some());
         assert_eq!(parsed(r#"{"foo":1}"#).unwrap_err().to_string(), "unknown key [foo] for create index");

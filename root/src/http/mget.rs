@@ -46,7 +46,8 @@ pub(crate) async fn mget(call: Call) -> Result<Answer, ApiError> {
     }
     let mut answers: Vec<Json> = vec![Json::Null; wanted.len()];
     for group in grouped(&wanted) {
-        let ids = group.places.iter().map(|place| (wanted[*place].id.clone(), wanted[*place].routing.clone())).collect();
+        let ids =
+            group.places.iter().map(|place| (wanted[*place].id.clone(), wanted[*place].routing.clone())).collect();
         let results = call.root().get(&group.index, ids, realtime, group.source.options()).await;
         for (at, place) in group.places.iter().enumerate() {
             let result = match &results {

@@ -69,12 +69,7 @@ async fn one(call: Arc<Call>, item: Result<Item, Error>) -> Result<Json, ApiErro
 }
 
 /// The pairs. An error in a header is one of the request; an error in a body is that search's own.
-fn parse(
-    text: &Bytes,
-    expression: &str,
-    params: &Params,
-    items_max: usize,
-) -> Result<Vec<Result<Item, Error>>, Error> {
+fn parse(text: &Bytes, expression: &str, params: &Params, items_max: usize) -> Result<Vec<Result<Item, Error>>, Error> {
     if text.trim_ascii().is_empty() {
         return Err(parsing("request body or source parameter is required"));
     }
@@ -104,10 +99,8 @@ fn parse(
 
 fn parse_header(line: &[u8], expression: &str, params: &Params) -> Result<(String, Params), Error> {
     let mut expression = expression.to_owned();
-    let mut pairs: Vec<(String, String)> = INHERITED
-        .iter()
-        .filter_map(|name| Some(((*name).to_owned(), params.get(name)?.to_owned())))
-        .collect();
+    let mut pairs: Vec<(String, String)> =
+        INHERITED.iter().filter_map(|name| Some(((*name).to_owned(), params.get(name)?.to_owned()))).collect();
     if line.trim_ascii().is_empty() {
         return Ok((expression, Params::from_pairs(pairs)));
     }
@@ -115,8 +108,15 @@ fn parse_header(line: &[u8], expression: &str, params: &Params) -> Result<(Strin
     for (key, value) in keys::object(&header, "header")? {
         match key.as_str() {
             "index" | "indices" => expression = keys::texts(value, key)?.join(","),
-            "search_type" | "preference" | "routing" | "request_cache" | "allow_partial_search_results"
-            | "ignore_unavailable" | "allow_no_indices" | "ccs_minimize_roundtrips" | "ignore_throttled" => {
+            "search_type"
+            | "preference"
+            | "routing"
+            | "request_cache"
+            | "allow_partial_search_results"
+            | "ignore_unavailable"
+            | "allow_no_indices"
+            | "ccs_minimize_roundtrips"
+            | "ignore_throttled" => {
                 pairs.push((key.clone(), keys::text(value, key)?));
             }
             "expand_wildcards" => pairs.push((key.clone(), keys::texts(value, key)?.join(","))),

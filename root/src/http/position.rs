@@ -28,7 +28,8 @@ pub(crate) fn encode(positions: &[v1::Position]) -> Option<String> {
 pub(crate) fn decode(text: &str) -> Result<Vec<v1::Position>, Error> {
     let mut positions: Vec<v1::Position> = Vec::new();
     for token in text.split(',').map(str::trim).filter(|token| !token.is_empty()) {
-        let list = URL_SAFE_NO_PAD.decode(token).ok().and_then(|bytes| v1::RefreshRequest::decode(bytes.as_slice()).ok());
+        let list =
+            URL_SAFE_NO_PAD.decode(token).ok().and_then(|bytes| v1::RefreshRequest::decode(bytes.as_slice()).ok());
         let list = list.ok_or_else(|| illegal(format!("header [X-Trawl-After] has a malformed token [{token}]")))?;
         for position in list.positions {
             match positions.iter_mut().find(|known| known.shard == position.shard) {

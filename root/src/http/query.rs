@@ -191,9 +191,7 @@ impl<'a> Lowering<'a> {
 }
 
 fn too_deep(depth_max: usize) -> Error {
-    illegal(format!(
-        "The nested depth of the query exceeds the maximum nested depth for queries set in [{depth_max}]"
-    ))
+    illegal(format!("The nested depth of the query exceeds the maximum nested depth for queries set in [{depth_max}]"))
 }
 
 fn too_many_clauses() -> Error {
@@ -241,6 +239,5 @@ pub fn one_field<'a>(body: &'a Json, query: &str) -> Result<(&'a str, &'a Json),
 
 /// The members of a query that is all keys, no field.
 pub fn members<'a>(body: &'a Json, query: &str) -> Result<&'a Members, Error> {
-    body.as_object()
-        .ok_or_else(|| parsing(format!("[{query}] query malformed, no start_object after query name")))
+    body.as_object().ok_or_else(|| parsing(format!("[{query}] query malformed, no start_object after query name")))
 }

@@ -167,7 +167,11 @@ impl Parser<'_> {
                 Some(mark @ ('&' | '|')) if self.doubled(mark) => {
                     self.next();
                     self.next();
-                    self.conjoin(&mut conjunction, modifier, if mark == '&' { Conjunction::And } else { Conjunction::Or })?;
+                    self.conjoin(
+                        &mut conjunction,
+                        modifier,
+                        if mark == '&' { Conjunction::And } else { Conjunction::Or },
+                    )?;
                 }
                 Some('(' | '"' | '[' | '{') => break,
                 Some(_) => {
@@ -336,7 +340,10 @@ impl Parser<'_> {
                 '*' | '?' => word.wildcards.push(word.text.len()),
                 '+' | '-' if !word.text.is_empty() => {}
                 '/' if word.text.is_empty() => {
-                    return Err(format!("regular expressions are not supported (position {}); escape the slash", self.at));
+                    return Err(format!(
+                        "regular expressions are not supported (position {}); escape the slash",
+                        self.at
+                    ));
                 }
                 '/' => {}
                 _ if is_blank(character) || is_reserved(character) => break,
@@ -434,5 +441,8 @@ fn is_blank(character: char) -> bool {
 
 /// Characters that no word contains unless escaped.
 fn is_reserved(character: char) -> bool {
-    matches!(character, '!' | '(' | ')' | ':' | '^' | '[' | ']' | '"' | '{' | '}' | '~' | '\\' | '+' | '-' | '*' | '?' | '/')
+    matches!(
+        character,
+        '!' | '(' | ')' | ':' | '^' | '[' | ']' | '"' | '{' | '}' | '~' | '\\' | '+' | '-' | '*' | '?' | '/'
+    )
 }

@@ -54,10 +54,8 @@ fn total_hits(total: &Total, as_number: bool) -> Json {
 
 /// A `_shards` object.
 pub(crate) fn shards(summary: &ShardsSummary, skipped: bool) -> Json {
-    let mut members: Members = vec![
-        ("total".to_owned(), summary.total.into()),
-        ("successful".to_owned(), summary.successful.into()),
-    ];
+    let mut members: Members =
+        vec![("total".to_owned(), summary.total.into()), ("successful".to_owned(), summary.successful.into())];
     if skipped {
         members.push(("skipped".to_owned(), summary.skipped.into()));
     }
@@ -148,7 +146,10 @@ mod tests {
                 document: v1::Document {
                     source: r#"{ "z": 1.0, "a": 2 }"#.into(),
                     version: 4,
-                    highlights: vec![v1::FieldHighlight { field: "title".into(), fragments: vec!["<em>x</em>".into()] }],
+                    highlights: vec![v1::FieldHighlight {
+                        field: "title".into(),
+                        fragments: vec!["<em>x</em>".into()],
+                    }],
                     ..v1::Document::default()
                 },
             }],

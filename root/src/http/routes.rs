@@ -6,14 +6,8 @@ use futures::future::BoxFuture;
 use http::{Method, StatusCode};
 
 use super::{
-    bulk, call,
-    call::Call,
-    cat, cluster, document,
-    error::ApiError,
-    index, info, mapping, mget, msearch,
-    params::decode_segment,
-    respond::Answer,
-    search,
+    bulk, call, call::Call, cat, cluster, document, error::ApiError, index, info, mapping, mget, msearch,
+    params::decode_segment, respond::Answer, search,
 };
 
 /// A handler.
@@ -50,7 +44,8 @@ macro_rules! route {
 /// Rows with a fixed segment stand before those with a placeholder at the same place.
 static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
     let admin: &[&[&str]] = &[&["timeout", "master_timeout", "wait_for_active_shards"], call::INDEX_PARAMS];
-    let shown: &[&[&str]] = &[&["master_timeout", "local", "flat_settings", "include_defaults", "features"], call::INDEX_PARAMS];
+    let shown: &[&[&str]] =
+        &[&["master_timeout", "local", "flat_settings", "include_defaults", "features"], call::INDEX_PARAMS];
     vec![
         route!(GET_HEAD, "/", &[], body: false, info::info),
         route!(GET_HEAD, "/livez", &[], body: false, info::livez),

@@ -204,7 +204,9 @@ pub(crate) fn query_of(params: &Params) -> Result<Option<Parsed>, Error> {
     match params.get("default_operator").map(str::to_ascii_lowercase).as_deref() {
         None | Some("or") => {}
         Some("and") => options.all_terms = true,
-        Some(other) => return Err(illegal(format!("Unsupported defaultOperator [{other}], can either be [OR] or [AND]"))),
+        Some(other) => {
+            return Err(illegal(format!("Unsupported defaultOperator [{other}], can either be [OR] or [AND]")));
+        }
     }
     if let Some(name) = params.get("analyzer") {
         options.analyzer = Some(Analyzer::parse(name).ok_or_else(|| illegal(format!("analyzer [{name}] not found")))?);

@@ -129,9 +129,18 @@ mod tests {
     #[test]
     fn errors_are_worded_as_in_elasticsearch() {
         for (text, reason) in [
-            (r#"{"foo":1}"#, "unknown setting [index.foo] please check that any required plugins are installed, or check the breaking changes documentation for removed settings"),
-            (r#"{"index":{"number_of_shards":0}}"#, "Failed to parse value [0] for setting [index.number_of_shards] must be >= 1"),
-            (r#"{"number_of_shards":2000}"#, "Failed to parse value [2000] for setting [index.number_of_shards] must be <= 1024"),
+            (
+                r#"{"foo":1}"#,
+                "unknown setting [index.foo] please check that any required plugins are installed, or check the breaking changes documentation for removed settings",
+            ),
+            (
+                r#"{"index":{"number_of_shards":0}}"#,
+                "Failed to parse value [0] for setting [index.number_of_shards] must be >= 1",
+            ),
+            (
+                r#"{"number_of_shards":2000}"#,
+                "Failed to parse value [2000] for setting [index.number_of_shards] must be <= 1024",
+            ),
             (r#"{"number_of_shards":"x"}"#, "Failed to parse value [x] for setting [index.number_of_shards]"),
         ] {
             assert_eq!(parsed(text).unwrap_err().to_string(), reason, "{text}");

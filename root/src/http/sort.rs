@@ -49,7 +49,12 @@ pub(crate) fn parse(json: &Json) -> Result<Vec<SortSpec>, Error> {
                     specs.push(one(name, body)?);
                 }
             }
-            other => return Err(parsing(format!("malformed sort format, within the sort array, an object, or an actual string are allowed, found [{}]", other.token()))),
+            other => {
+                return Err(parsing(format!(
+                    "malformed sort format, within the sort array, an object, or an actual string are allowed, found [{}]",
+                    other.token()
+                )));
+            }
         }
     }
     checked(specs)
@@ -116,7 +121,9 @@ fn one(name: &str, body: &Json) -> Result<SortSpec, Error> {
                 *mode = match keys::text(value, key)?.as_str() {
                     "min" => sort_key::Mode::Min,
                     "max" => sort_key::Mode::Max,
-                    other => return Err(illegal(format!("sort mode [{other}] is not supported, only [min] and [max] are"))),
+                    other => {
+                        return Err(illegal(format!("sort mode [{other}] is not supported, only [min] and [max] are")));
+                    }
                 }
             }
             ("missing", By::Field { missing, .. }) => {
@@ -130,7 +137,9 @@ fn one(name: &str, body: &Json) -> Result<SortSpec, Error> {
                 keys::text(value, key)?;
                 *unmapped = true;
             }
-            _ => return Err(Error::invalid("x_content_parse_exception", format!("[field_sort] unknown field [{key}]"))),
+            _ => {
+                return Err(Error::invalid("x_content_parse_exception", format!("[field_sort] unknown field [{key}]")));
+            }
         }
     }
     Ok(spec)
@@ -156,7 +165,9 @@ impl SortSpec {
                     Missing::First => key.missing_first = true,
                     Missing::Value(text) => {
                         key.missing_value = match field {
-                            Some(field) => values::point(lowering, field, text)?.and_then(|values| values.into_iter().next()),
+                            Some(field) => {
+                                values::point(lowering, field, text)?.and_then(|values| values.into_iter().next())
+                            }
                             None => None,
                         }
                     }
@@ -175,7 +186,9 @@ fn sortable<'a>(lowering: &mut Lowering<'a>, path: &str, unmapped: bool) -> Resu
         Some(field) if field.field_type.is_text() => Err(illegal(fielddata(path, index))),
         Some(field) => Ok(Some(field)),
         None if unmapped => Ok(None),
-        None => Err(Error::invalid("query_shard_exception", format!("No mapping found for [{path}] in order to sort on"))),
+        None => {
+            Err(Error::invalid("query_shard_exception", format!("No mapping found for [{path}] in order to sort on")))
+        }
     }
 }
 
@@ -279,7 +292,10 @@ mod tests {
 
     #[test]
     fn all_forms() {
-        let keys = lowered(r#"["_score",{"year":"desc"},{"tag":{"order":"asc","mode":"max","missing":"_first"}},"when","_doc","_id"]"#).unwrap();
+        let keys = lowered(
+            r#"["_score",{"year":"desc"},{"tag":{"order":"asc","mode":"max","missing":"_first"}},"when","_doc","_id"]"#,
+        )
+        .unwrap();
         assert_eq!(keys.iter().map(|key| key.descending).collect::<Vec<_>>(), [true, true, false, false, false, false]);
         assert_eq!(keys[1].by, Some(sort_key::By::Field("year".into())));
         assert_eq!((keys[2].mode(), keys[2].missing_first), (sort_key::Mode::Max, true));

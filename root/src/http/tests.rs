@@ -43,8 +43,7 @@ impl Service {
         let address = "127.0.0.1:0".parse().unwrap();
         let mut registry = Registry::default();
         let root = Root::new(Config::new("root-0", address), engine, viewer, &mut registry);
-        let limits =
-            HttpLimits { body_bytes_max: 100_000, in_flight_bytes_max: 150_000, ..HttpLimits::default() };
+        let limits = HttpLimits { body_bytes_max: 100_000, in_flight_bytes_max: 150_000, ..HttpLimits::default() };
         let router = router(Arc::new(root), Arc::new(registry), limits);
         Self { router, stop, _directory: directory }
     }

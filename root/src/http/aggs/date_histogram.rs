@@ -57,7 +57,9 @@ pub(super) fn parse(body: &Json) -> Result<Box<dyn Kind>, Error> {
             "time_zone" => {
                 let zone = keys::text(value, key)?;
                 if parse_offset(&zone) != Some(0) {
-                    return Err(illegal(format!("[date_histogram] time_zone [{zone}] is not supported, only [UTC] is")));
+                    return Err(illegal(format!(
+                        "[date_histogram] time_zone [{zone}] is not supported, only [UTC] is"
+                    )));
                 }
             }
             "extended_bounds" => parsed.extended = bounds(value, key)?,
@@ -109,9 +111,7 @@ fn calendar(text: &str) -> Result<(u64, i64), Error> {
             return Err(illegal(format!("[date_histogram] calendar_interval [{text}] is not supported yet")));
         }
         _ => {
-            return Err(illegal(format!(
-                "The supplied interval [{text}] could not be parsed as a calendar interval."
-            )));
+            return Err(illegal(format!("The supplied interval [{text}] could not be parsed as a calendar interval.")));
         }
     })
 }
@@ -175,11 +175,11 @@ impl Kind for DateHistogram {
     }
 
     fn render(&self, result: &AggregationResult, rendering: &Rendering<'_>) -> Members {
-        let of_field = rendering.mapping.and_then(|mapping| mapping.field(&self.field)).and_then(|field| {
-            match &field.field_type {
-                FieldType::Date { formats } => Some(formats),
-                _ => None,
-            }
+        let of_field = rendering.mapping.and_then(|mapping| mapping.field(&self.field)).and_then(|field| match &field
+            .field_type
+        {
+            FieldType::Date { formats } => Some(formats),
+            _ => None,
         });
         let formats = self.formats.as_ref().or(of_field);
         let list = buckets::of(result)

@@ -18,7 +18,9 @@ pub(super) fn name(value: &Json) -> Result<String, Error> {
 
 /// The `field` that has to be there.
 pub(super) fn required(field: Option<String>, type_name: &str) -> Result<String, Error> {
-    field.ok_or_else(|| parsing(format!("Required one of fields [field, script], but none were specified for [{type_name}]")))
+    field.ok_or_else(|| {
+        parsing(format!("Required one of fields [field, script], but none were specified for [{type_name}]"))
+    })
 }
 
 /// Fails when the aggregation cannot work on the field. A field that the index does not have is fine:

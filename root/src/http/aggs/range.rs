@@ -129,7 +129,9 @@ impl Kind for Ranges {
         let ranges: Result<Vec<v1::RangeBucket>, Error> = self
             .ranges
             .iter()
-            .map(|range| Ok(v1::RangeBucket { key: range.key.clone(), from: bound(&range.from)?, to: bound(&range.to)? }))
+            .map(|range| {
+                Ok(v1::RangeBucket { key: range.key.clone(), from: bound(&range.from)?, to: bound(&range.to)? })
+            })
             .collect();
         Ok(v1::aggregation::Kind::Range(v1::RangeAggregation { field: self.field.clone(), ranges: ranges? }))
     }

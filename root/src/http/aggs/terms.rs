@@ -39,7 +39,9 @@ pub(super) fn parse(name: &str, body: &Json) -> Result<Box<dyn Kind>, Error> {
             "min_doc_count" => {
                 terms.min_doc_count = keys::count(value, key)?.into();
                 if terms.min_doc_count == 0 {
-                    return Err(illegal(format!("[min_doc_count] of [0] is not supported in terms aggregation [{name}]")));
+                    return Err(illegal(format!(
+                        "[min_doc_count] of [0] is not supported in terms aggregation [{name}]"
+                    )));
                 }
             }
             "missing" => terms.missing = Some(keys::text(value, key)?),
@@ -77,7 +79,8 @@ impl Kind for Terms {
     fn lower(&self, named: &Named<'_>, lowering: &mut Lowering<'_>) -> Result<v1::aggregation::Kind, Error> {
         for order in &self.order {
             let first = order.by.split('.').next().unwrap_or_default();
-            let known = matches!(order.by.as_str(), "_count" | "_key") || named.children.iter().any(|child| child.name == first);
+            let known = matches!(order.by.as_str(), "_count" | "_key")
+                || named.children.iter().any(|child| child.name == first);
             if !known {
                 return Err(illegal(format!(
                     "Invalid aggregator order path [{}]. The provided aggregation [{first}] either does not exist, or is a pipeline aggregation and cannot be used to sort the buckets.",

@@ -58,7 +58,10 @@ fn terms() {
         r#"{"t":{"doc_count_error_upper_bound":0,"sum_other_doc_count":7,"buckets":[{"key":"a","doc_count":3,"p":{"count":0,"min":null,"max":null,"avg":null,"sum":0.0}}]}}"#
     );
     assert_eq!(
-        rendered(r#"{"t":{"terms":{"field":"live"}}}"#, vec![("t", buckets(vec![bucket(BucketKey::Boolean(true), 1)]))]),
+        rendered(
+            r#"{"t":{"terms":{"field":"live"}}}"#,
+            vec![("t", buckets(vec![bucket(BucketKey::Boolean(true), 1)]))]
+        ),
         r#"{"t":{"doc_count_error_upper_bound":0,"sum_other_doc_count":7,"buckets":[{"key":1,"key_as_string":"true","doc_count":1}]}}"#
     );
 }

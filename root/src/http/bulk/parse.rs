@@ -157,7 +157,10 @@ impl Head {
         };
         head.members(&members, number)?;
         if head.index.is_empty() {
-            return Err(Error::invalid("action_request_validation_exception", "Validation Failed: 1: index is missing;"));
+            return Err(Error::invalid(
+                "action_request_validation_exception",
+                "Validation Failed: 1: index is missing;",
+            ));
         }
         Ok(head)
     }
@@ -187,7 +190,12 @@ impl Head {
                 "require_alias" | "require_data_stream" if !keys::boolean(value, key)? => {}
                 "pipeline" if value.as_str() == Some("_none") => {}
                 "retry_on_conflict" if self.action == Action::Update => {}
-                "require_alias" | "require_data_stream" | "pipeline" | "version" | "version_type" | "dynamic_templates" => {
+                "require_alias"
+                | "require_data_stream"
+                | "pipeline"
+                | "version"
+                | "version_type"
+                | "dynamic_templates" => {
                     self.refused = Some(illegal(format!("[{key}] is not supported")));
                 }
                 _ => {
@@ -220,7 +228,10 @@ impl Head {
             return Err(Error::invalid("action_request_validation_exception", "Validation Failed: 1: id is missing;"));
         }
         if kind != Kind::Delete && source.trim_ascii().is_empty() {
-            return Err(Error::invalid("action_request_validation_exception", "Validation Failed: 1: source is missing;"));
+            return Err(Error::invalid(
+                "action_request_validation_exception",
+                "Validation Failed: 1: source is missing;",
+            ));
         }
         if let Some(id) = &self.id {
             check_id(id)?;
@@ -268,14 +279,14 @@ mod tests {
         let first = entries[0].operation.as_ref().unwrap();
         assert_eq!((first.kind(), first.id.as_str(), &first.source[..]), (Kind::Index, "1", &b"{ not parsed"[..]));
         let second = entries[1].operation.as_ref().unwrap();
-        assert_eq!((entries[1].index.as_str(), second.kind(), second.routing.as_deref()), ("other", Kind::Create, Some("r")));
+        assert_eq!(
+            (entries[1].index.as_str(), second.kind(), second.routing.as_deref()),
+            ("other", Kind::Create, Some("r"))
+        );
         let third = entries[2].operation.as_ref().unwrap();
         assert_eq!((third.kind(), third.if_seq_no, third.if_primary_term), (Kind::Delete, Some(4), Some(1)));
         assert_eq!(entries[3].operation.as_ref().unwrap().id, "");
-        assert_eq!(
-            entries[4].operation.as_ref().unwrap_err().to_string(),
-            "[update] operations are not supported yet"
-        );
+        assert_eq!(entries[4].operation.as_ref().unwrap_err().to_string(), "[update] operations are not supported yet");
     }
 
     #[test]
@@ -284,7 +295,10 @@ mod tests {
             ("", "request body is required"),
             ("{\"index\":{}}\n{}", "The bulk request must be terminated by a newline [\\n]"),
             ("[1]\n", "Malformed action/metadata line [1], expected START_OBJECT but found [START_ARRAY]"),
-            ("{\"index\":5}\n{}\n", "Malformed action/metadata line [1], expected START_OBJECT but found [VALUE_NUMBER]"),
+            (
+                "{\"index\":5}\n{}\n",
+                "Malformed action/metadata line [1], expected START_OBJECT but found [VALUE_NUMBER]",
+            ),
             (
                 "{\"foo\":{}}\n{}\n",
                 "Malformed action/metadata line [1], expected field [create], [delete], [index] or [update] but found [foo]",

@@ -226,7 +226,9 @@ fn wants_json(params: &Params, headers: &HeaderMap) -> Result<bool, ApiError> {
     match params.get("format") {
         Some("json") => return Ok(true),
         Some("text" | "txt") => return Ok(false),
-        Some(other) => return Err(illegal(format!("format [{other}] is not supported, only [json] and [text] are")).into()),
+        Some(other) => {
+            return Err(illegal(format!("format [{other}] is not supported, only [json] and [text] are")).into());
+        }
         None => {}
     }
     let accepts = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -241,7 +243,8 @@ mod tests {
     use super::*;
     use crate::http::respond::Content;
 
-    const COLUMNS: &[Column] = &[Column::left("name", &["n"]), Column::right("size", &["s"]), Column::left("id", &[]).hidden()];
+    const COLUMNS: &[Column] =
+        &[Column::left("name", &["n"]), Column::right("size", &["s"]), Column::left("id", &[]).hidden()];
 
     fn shown(query: &str) -> String {
         let mut table = Table::new(COLUMNS);

@@ -2,9 +2,7 @@
 
 use trawl_proto::v1::{self, query::Kind};
 
-use super::{
-    Lowering, Node, Parsed, Parser, build, members, minimum_should_match::MinimumShouldMatch, unsupported,
-};
+use super::{Lowering, Node, Parsed, Parser, build, members, minimum_should_match::MinimumShouldMatch, unsupported};
 use crate::{
     error::Error,
     http::{json::Json, keys},

@@ -107,7 +107,9 @@ pub fn children(query: &v1::Query) -> impl Iterator<Item = &v1::Query> {
     let lists: [&[v1::Query]; 4] = match &query.kind {
         Some(Kind::Boolean(boolean)) => [&boolean.must, &boolean.should, &boolean.filter, &boolean.must_not],
         Some(Kind::DisjunctionMax(max)) => [&max.queries, &[], &[], &[]],
-        Some(Kind::ConstantScore(constant)) => [constant.query.as_deref().map_or(&[], std::slice::from_ref), &[], &[], &[]],
+        Some(Kind::ConstantScore(constant)) => {
+            [constant.query.as_deref().map_or(&[], std::slice::from_ref), &[], &[], &[]]
+        }
         _ => [&[]; 4],
     };
     lists.into_iter().flatten()

@@ -49,7 +49,8 @@ pub(super) fn on(lowering: &mut Lowering<'_>, path: &str) -> Result<v1::Query, E
     let is_object = mapping.is_object(path);
     let mut queries = Vec::new();
     for field in mapping.fields() {
-        let wanted = if is_object { field.path.starts_with(&inside) } else { path.contains('*') && matches(path, &field.path) };
+        let wanted =
+            if is_object { field.path.starts_with(&inside) } else { path.contains('*') && matches(path, &field.path) };
         if wanted {
             lowering.clause()?;
             queries.push(build::exists(&field.path));

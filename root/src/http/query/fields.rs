@@ -52,7 +52,8 @@ pub fn resolve<'a>(lowering: &mut Lowering<'a>, patterns: &[FieldPattern]) -> Ve
     let mapping = lowering.mapping;
     if patterns.is_empty() {
         lowering.uses_dynamic = true;
-        let of = |wanted: fn(&Field) -> bool| mapping.fields().filter(move |field| wanted(field)).map(|field| (field, 1.0));
+        let of =
+            |wanted: fn(&Field) -> bool| mapping.fields().filter(move |field| wanted(field)).map(|field| (field, 1.0));
         let texts: Vec<Boosted<'a>> = of(|field| field.field_type.is_text()).collect();
         if texts.is_empty() {
             return of(|field| field.field_type.is_keyword()).collect();

@@ -3,7 +3,9 @@
 use trawl_proto::v1;
 
 use super::{
-    Lowering, Node, Parsed, analysed::TextOptions, build,
+    Lowering, Node, Parsed,
+    analysed::TextOptions,
+    build,
     match_query::{analyzer, query_text, zero_terms},
     one_field, unsupported,
 };

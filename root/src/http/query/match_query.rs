@@ -49,9 +49,9 @@ pub(super) fn parse(body: &Json) -> Result<Parsed, Error> {
 pub(super) fn query_text(json: &Json, query: &str) -> Result<String, Error> {
     match json {
         Json::Null => Err(illegal(format!("[{query}] requires query value: No text specified for text query"))),
-        json => json.scalar_text().ok_or_else(|| {
-            parsing(format!("[{query}] unknown token [{}] after [query]", json.token()))
-        }),
+        json => json
+            .scalar_text()
+            .ok_or_else(|| parsing(format!("[{query}] unknown token [{}] after [query]", json.token()))),
     }
 }
 
@@ -60,7 +60,8 @@ pub(super) fn text_option(options: &mut TextOptions, query: &str, key: &str, val
     match key {
         "operator" => options.all_terms = operator(value)?,
         "minimum_should_match" => {
-            options.minimum_should_match = if *value == Json::Null { None } else { Some(MinimumShouldMatch::from_json(value)?) }
+            options.minimum_should_match =
+                if *value == Json::Null { None } else { Some(MinimumShouldMatch::from_json(value)?) }
         }
         "fuzziness" => options.fuzziness = if *value == Json::Null { None } else { Some(Fuzziness::from_json(value)?) },
         "prefix_length" => options.prefix_length = keys::count(value, key)?,
@@ -80,7 +81,10 @@ pub(super) fn operator(json: &Json) -> Result<bool, Error> {
     match keys::text(json, "operator")?.to_ascii_lowercase().as_str() {
         "and" => Ok(true),
         "or" => Ok(false),
-        other => Err(illegal(format!("No enum constant org.elasticsearch.index.query.Operator.{}", other.to_ascii_uppercase()))),
+        other => Err(illegal(format!(
+            "No enum constant org.elasticsearch.index.query.Operator.{}",
+            other.to_ascii_uppercase()
+        ))),
     }
 }
 

@@ -71,7 +71,13 @@ impl Amount {
             // Cut towards zero, as Java's cast does.
             Self::Percent(percent) => {
                 let part = clauses.saturating_mul(percent) / 100;
-                if part < 0 { clauses + part } else if percent < 0 { clauses } else { part }
+                if part < 0 {
+                    clauses + part
+                } else if percent < 0 {
+                    clauses
+                } else {
+                    part
+                }
             }
         }
     }

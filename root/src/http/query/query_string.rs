@@ -11,8 +11,7 @@ use super::{
     fields::{self, Boosted, FieldPattern},
     fuzziness::Fuzziness,
     fuzzy::Fuzzy,
-    match_query,
-    members,
+    match_query, members,
     minimum_should_match::MinimumShouldMatch,
     multi_match::Combine,
     prefix,
@@ -228,7 +227,9 @@ impl On<'_, '_, '_> {
 
     fn on_field(&mut self, expression: &Expression, field: &Field) -> Result<v1::Query, Error> {
         let result = match expression {
-            Expression::Text(text) if self.query.combine == Combine::Phrase => self.options.phrase(self.lowering, field, text),
+            Expression::Text(text) if self.query.combine == Combine::Phrase => {
+                self.options.phrase(self.lowering, field, text)
+            }
             Expression::Text(text) => self.options.terms(self.lowering, field, text),
             Expression::Phrase { text, slop } => {
                 let options = TextOptions { slop: slop.unwrap_or(self.options.slop), ..self.options.clone() };
@@ -251,15 +252,10 @@ impl On<'_, '_, '_> {
                 fuzzy.on(self.lowering, field)
             }
             Expression::Range { lower, upper } => {
-                let limit = |bound: &Option<(String, bool)>| {
-                    bound.clone().map(|(text, inclusive)| Limit { text, inclusive })
-                };
-                let range = Range {
-                    field: field.path.clone(),
-                    lower: limit(lower),
-                    upper: limit(upper),
-                    ..Range::default()
-                };
+                let limit =
+                    |bound: &Option<(String, bool)>| bound.clone().map(|(text, inclusive)| Limit { text, inclusive });
+                let range =
+                    Range { field: field.path.clone(), lower: limit(lower), upper: limit(upper), ..Range::default() };
                 range.on(self.lowering, field)
             }
             Expression::Exists => exists::on(self.lowering, &field.path),
@@ -281,7 +277,10 @@ fn is_words(clause: &Clause) -> bool {
 }
 
 fn only_should(boolean: &v1::Boolean) -> bool {
-    boolean.minimum_should_match == 1 && boolean.must.is_empty() && boolean.filter.is_empty() && boolean.must_not.is_empty()
+    boolean.minimum_should_match == 1
+        && boolean.must.is_empty()
+        && boolean.filter.is_empty()
+        && boolean.must_not.is_empty()
 }
 
 fn only_must(boolean: &v1::Boolean) -> bool {

@@ -7,7 +7,9 @@ use trawl_data::{
 use trawl_proto::v1::{self, value::Kind};
 
 use super::{
-    Lowering, Node, Parsed, build, one_field, term::term_text, unsupported,
+    Lowering, Node, Parsed, build, one_field,
+    term::term_text,
+    unsupported,
     values::{self, Number, wire},
 };
 use crate::{
@@ -67,7 +69,9 @@ pub(super) fn parse(body: &Json) -> Result<Parsed, Error> {
             "time_zone" => {
                 let zone = keys::text(value, key)?;
                 range.offset_ms = parse_offset(&zone).ok_or_else(|| {
-                    illegal(format!("[range] time_zone [{zone}] is not supported: it must be an offset such as [+01:00]"))
+                    illegal(format!(
+                        "[range] time_zone [{zone}] is not supported: it must be an offset such as [+01:00]"
+                    ))
                 })?;
             }
             _ => return Err(unsupported("range", key)),
@@ -99,7 +103,9 @@ impl Range {
             FieldType::Date { formats } => self.dates(lowering, self.formats.as_ref().unwrap_or(formats))?,
             FieldType::Ip => {
                 let value = |limit: &Limit| {
-                    values::ip(&limit.text).map(|value| (value, limit.inclusive)).ok_or_else(|| values::not_an_ip(&limit.text))
+                    values::ip(&limit.text)
+                        .map(|value| (value, limit.inclusive))
+                        .ok_or_else(|| values::not_an_ip(&limit.text))
                 };
                 (self.lower.as_ref().map(value).transpose()?, self.upper.as_ref().map(value).transpose()?)
             }

@@ -37,16 +37,22 @@ fn show(query: &v1::Query) -> String {
         Kind::MatchAll(_) => "all".to_owned(),
         Kind::MatchNone(_) => "none".to_owned(),
         Kind::Term(term) => format!("{}:{}", term.field, value(term.value.as_ref().unwrap())),
-        Kind::TermSet(set) => format!("{}:{{{}}}", set.field, set.values.iter().map(value).collect::<Vec<_>>().join(",")),
+        Kind::TermSet(set) => {
+            format!("{}:{{{}}}", set.field, set.values.iter().map(value).collect::<Vec<_>>().join(","))
+        }
         Kind::Phrase(phrase) => {
-            let terms: Vec<String> = phrase.terms.iter().map(|term| format!("{}@{}", term.term, term.position)).collect();
+            let terms: Vec<String> =
+                phrase.terms.iter().map(|term| format!("{}@{}", term.term, term.position)).collect();
             format!("{}:\"{}\"~{}", phrase.field, terms.join(" "), phrase.slop)
         }
         Kind::Boolean(boolean) => {
             let mut parts = Vec::new();
-            for (name, queries) in
-                [("must", &boolean.must), ("should", &boolean.should), ("filter", &boolean.filter), ("not", &boolean.must_not)]
-            {
+            for (name, queries) in [
+                ("must", &boolean.must),
+                ("should", &boolean.should),
+                ("filter", &boolean.filter),
+                ("not", &boolean.must_not),
+            ] {
                 if !queries.is_empty() {
                     parts.push(format!("{name}[{}]", list(queries)));
                 }
@@ -58,7 +64,9 @@ fn show(query: &v1::Query) -> String {
         Kind::Range(range) => {
             let bound = |bound: &Option<v1::Bound>| match bound {
                 None => "*".to_owned(),
-                Some(bound) => format!("{}{}", if bound.inclusive { "=" } else { "" }, value(bound.value.as_ref().unwrap())),
+                Some(bound) => {
+                    format!("{}{}", if bound.inclusive { "=" } else { "" }, value(bound.value.as_ref().unwrap()))
+                }
             };
             format!("{}:({}..{})", range.field, bound(&range.lower), bound(&range.upper))
         }
@@ -104,7 +112,10 @@ fn texts() {
         r#"{"match":{"title":{"query":"a b c d","minimum_should_match":"75%"}}}"#,
         "bool(should[title:a title:b title:c title:d] min 3)",
     );
-    check(r#"{"match":{"title":{"query":"quickly an","fuzziness":"AUTO"}}}"#, "bool(should[title:quickly~2 title:an] min 1)");
+    check(
+        r#"{"match":{"title":{"query":"quickly an","fuzziness":"AUTO"}}}"#,
+        "bool(should[title:quickly~2 title:an] min 1)",
+    );
     check(r#"{"match":{"title":"--"}}"#, "none");
     check(r#"{"match":{"title":{"query":"--","zero_terms_query":"all"}}}"#, "all");
     check(r#"{"match":{"tag":"Quick Fox"}}"#, "tag:Quick Fox");
@@ -115,7 +126,10 @@ fn texts() {
     check(r#"{"match_phrase":{"title":"one"}}"#, "title:one");
     check(r#"{"multi_match":{"query":"x","fields":["title^3","body"]}}"#, "max[title:x^3 body:x]~0");
     check(r#"{"multi_match":{"query":"x","fields":["title","body"],"type":"most_fields"}}"#, "max[title:x body:x]~1");
-    check(r#"{"multi_match":{"query":"x y","fields":["title*"],"type":"phrase"}}"#, "max[title:\"x@0 y@1\"~0 title.raw:x y]~0");
+    check(
+        r#"{"multi_match":{"query":"x y","fields":["title*"],"type":"phrase"}}"#,
+        "max[title:\"x@0 y@1\"~0 title.raw:x y]~0",
+    );
     check(r#"{"multi_match":{"query":"x"}}"#, "max[body:x title:x]~0");
     check(r#"{"multi_match":{"query":"x","fields":["year","tag","title*"]}}"#, "max[tag:x title:x title.raw:x]~0");
 }
@@ -142,8 +156,10 @@ fn values_as_the_field_compares_them() {
     check(r#"{"terms":{"year":[1,2,2.5]}}"#, "year:{1,2}");
     check(r#"{"terms":{"tag":["a","b"],"boost":2}}"#, "tag:{a,b}^2");
     check(r#"{"terms":{"tag":[]}}"#, "none");
-    check(r#"{"terms":{"when":["2020-01-01","2020-01-01T10:00:00.000Z"]}}"#,
-        "const(bool(should[when:(=@1577836800000..=@1577923199999) when:{@1577872800000}] min 1))");
+    check(
+        r#"{"terms":{"when":["2020-01-01","2020-01-01T10:00:00.000Z"]}}"#,
+        "const(bool(should[when:(=@1577836800000..=@1577923199999) when:{@1577872800000}] min 1))",
+    );
     check(r#"{"prefix":{"tag":"ab"}}"#, "tag:ab*");
     check(r#"{"fuzzy":{"title":{"value":"quikc","fuzziness":1}}}"#, "title:quikc~1");
     check(r#"{"exists":{"field":"year"}}"#, "exists(year)");
@@ -189,7 +205,10 @@ fn query_strings() {
     check(&q("title:quick"), "title:quick");
     check(&q("quick"), "max[body:quick title:quick]~0");
     check(&q("quick fox"), "max[bool(should[body:quick body:fox] min 1) bool(should[title:quick title:fox] min 1)]~0");
-    check(&q("title:(quick fox) AND year:[2000 TO 2010}"), "bool(must[bool(should[title:quick title:fox] min 1) year:(=2000..2010)] min 0)");
+    check(
+        &q("title:(quick fox) AND year:[2000 TO 2010}"),
+        "bool(must[bool(should[title:quick title:fox] min 1) year:(=2000..2010)] min 0)",
+    );
     check(&q("+title:Qu* -tag:x"), "bool(must[title:qu*] not[tag:x] min 0)");
     check(&q("title:\"a b\"~3"), "title:\"a@0 b@1\"~3");
     check(&q("title:quikc~1 _exists_:year"), "bool(should[title:quikc~1 exists(year)] min 1)");
@@ -199,7 +218,10 @@ fn query_strings() {
         r#"{"query_string":{"query":"a b","default_field":"title","minimum_should_match":2}}"#,
         "bool(should[title:a title:b] min 2)",
     );
-    check(r#"{"query_string":{"query":"a b","default_field":"title","default_operator":"AND"}}"#, "bool(must[title:a title:b] min 0)");
+    check(
+        r#"{"query_string":{"query":"a b","default_field":"title","default_operator":"AND"}}"#,
+        "bool(must[title:a title:b] min 0)",
+    );
     refused(&q("a*b"), "Failed to parse query [a*b]");
     check(&q("year:abc"), "none");
     refused(
@@ -213,10 +235,16 @@ fn errors_name_the_part() {
     refused(r#"{"foo":{}}"#, "unknown query [foo]");
     refused(r#"{"match":{"title":{"query":"x","foo":1}}}"#, "[match] query does not support [foo]");
     refused(r#"{"bool":{"foo":[]}}"#, "[bool] query does not support [foo]");
-    refused(r#"{"match":{"title":{"query":"x","max_expansions":3}}}"#, "[match] query does not support [max_expansions]");
+    refused(
+        r#"{"match":{"title":{"query":"x","max_expansions":3}}}"#,
+        "[match] query does not support [max_expansions]",
+    );
     refused(r#"{"match":{"a":"x","b":"y"}}"#, "[match] query doesn't support multiple fields, found [a] and [b]");
     refused(r#"{"match":{"year":"abc"}}"#, "failed to create query: For input string: \"abc\"");
-    refused(r#"{"term":{"live":"maybe"}}"#, "failed to create query: Can't parse boolean value [maybe], expected [true] or [false]");
+    refused(
+        r#"{"term":{"live":"maybe"}}"#,
+        "failed to create query: Can't parse boolean value [maybe], expected [true] or [false]",
+    );
     refused(r#"{"term":{"host":"x"}}"#, "failed to create query: 'x' is not an IP string literal.");
     refused(
         r#"{"prefix":{"year":"1"}}"#,
@@ -224,14 +252,16 @@ fn errors_name_the_part() {
     );
     refused(r#"{}"#, "query malformed, empty clause found");
     refused(r#"{"term":{"tag":null}}"#, "value cannot be null");
-    refused(r#"{"match":{"title":{"query":"x","boost":-1}}}"#, "negative [boost] are not allowed in [match], use a value between 0 and 1 to deboost");
+    refused(
+        r#"{"match":{"title":{"query":"x","boost":-1}}}"#,
+        "negative [boost] are not allowed in [match], use a value between 0 and 1 to deboost",
+    );
 }
 
 #[test]
 fn limits() {
-    let deep = |depth: usize| {
-        format!("{}{{\"match_all\":{{}}}}{}", "{\"bool\":{\"must\":".repeat(depth), "}}".repeat(depth))
-    };
+    let deep =
+        |depth: usize| format!("{}{{\"match_all\":{{}}}}{}", "{\"bool\":{\"must\":".repeat(depth), "}}".repeat(depth));
     lowered(&deep(29)).unwrap();
     refused(&deep(30), "The nested depth of the query exceeds the maximum nested depth for queries set in [30]");
     let wide = |clauses: usize| {
@@ -260,10 +290,8 @@ fn dynamic_fields_are_matched_in_every_form() {
         spare: None,
     };
     use v1::DynamicType::{DynamicDouble, DynamicLong, DynamicString};
-    let mapping = mapping().with_dynamic(&[
-        field("mixed", &[DynamicLong, DynamicString]),
-        field("number", &[DynamicLong, DynamicDouble]),
-    ]);
+    let mapping = mapping()
+        .with_dynamic(&[field("mixed", &[DynamicLong, DynamicString]), field("number", &[DynamicLong, DynamicDouble])]);
     let on_index = |text: &str| {
         let parsed = parse(&json::parse(text.as_bytes()).unwrap()).unwrap();
         let mut lowering = Lowering::new("books", &mapping, 0);
@@ -279,9 +307,36 @@ fn dynamic_fields_are_matched_in_every_form() {
 
 fn any_json() -> impl Strategy<Value = serde_json::Value> {
     let names = prop::sample::select(vec![
-        "match", "term", "terms", "range", "bool", "must", "should", "query", "value", "boost", "title", "year", "when", "gte",
-        "query_string", "multi_match", "fields", "fuzziness", "exists", "field", "ids", "values", "dis_max", "queries", "prefix",
-        "constant_score", "filter", "minimum_should_match", "match_phrase", "fuzzy",
+        "match",
+        "term",
+        "terms",
+        "range",
+        "bool",
+        "must",
+        "should",
+        "query",
+        "value",
+        "boost",
+        "title",
+        "year",
+        "when",
+        "gte",
+        "query_string",
+        "multi_match",
+        "fields",
+        "fuzziness",
+        "exists",
+        "field",
+        "ids",
+        "values",
+        "dis_max",
+        "queries",
+        "prefix",
+        "constant_score",
+        "filter",
+        "minimum_should_match",
+        "match_phrase",
+        "fuzzy",
     ]);
     let leaf = prop_oneof![
         Just(serde_json::Value::Null),

@@ -112,7 +112,9 @@ fn number_forms(field_type: &FieldType, dynamic: Option<u32>, text: &str) -> Res
     let types = dynamic.unwrap_or_default();
     let also_long = types & (1 << DynamicType::DynamicLong as u32) != 0;
     if let Some((least, greatest)) = field_type.integer_range() {
-        values.extend(number.whole().filter(|value| (least..=greatest).contains(value)).map(|value| wire(Kind::Long(value))));
+        values.extend(
+            number.whole().filter(|value| (least..=greatest).contains(value)).map(|value| wire(Kind::Long(value))),
+        );
         return Ok(values);
     }
     let float = number.float();

@@ -67,7 +67,10 @@ fn merge_words(raws: Vec<Raw>) -> Vec<Raw> {
     for (at, raw) in raws.into_iter().enumerate() {
         let next_is_free = conjunctions.get(at + 1).is_none_or(|next| *next == Conjunction::None);
         let bare = raw.is_bare();
-        if bare && open && raw.conjunction == Conjunction::None && next_is_free
+        if bare
+            && open
+            && raw.conjunction == Conjunction::None
+            && next_is_free
             && let Expression::Text(word) = &raw.clause.expression
             && let Some(Expression::Text(text)) = merged.last_mut().map(|last| &mut last.clause.expression)
         {
