@@ -29,19 +29,15 @@ impl InFlight {
 
     fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        Arc::clone(&self.units).try_acquire_many_owned(units).map_err(|_| ApiError {
-            retry_after_seconds: Some(1),
-            ..ApiError::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "circuit_breaking_exception",
-                format!(
-                    "[in_flight_requests] data of all requests would be larger than the limit of [{}]",
-                    self.bytes_max
-                ),
-            )
-            .with("bytes_wanted", bytes)
-            .with("bytes_limit", self.bytes_max)
-            .with("durability", "TRANSIENT")
+        Arc::clone(&self.units).try_acquire_many_owned(units).map_err(|_| {
+            let limit = self.bytes_max;
+            let reason =
+                format!("[in_flight_requests] data of all requests would be larger than the limit of [{limit}]");
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, "circuit_breaking_exception", reason)
+                .retry_after(1)
+                .with("bytes_wanted", bytes)
+                .with("bytes_limit", self.bytes_max)
+                .with("durability", "TRANSIENT")
         })
     }
 }

@@ -8,7 +8,11 @@ use crate::{error::Error, request::ShardFailure};
 
 /// An error on its way to the client.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ApiError {
+pub struct ApiError(Box<Parts>);
+
+/// What an error is made of. Boxed, so that a `Result` that is usually fine stays small.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parts {
     /// The HTTP status.
     pub status: StatusCode,
     /// For example `parsing_exception`.
@@ -29,10 +33,24 @@ pub struct ApiError {
     pub plain: bool,
 }
 
+impl std::ops::Deref for ApiError {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for ApiError {
+    fn deref_mut(&mut self) -> &mut Parts {
+        &mut self.0
+    }
+}
+
 impl ApiError {
     /// An error of a status, type and reason.
     pub fn new(status: StatusCode, error_type: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Parts {
             status,
             error_type: error_type.into(),
             reason: reason.into(),
@@ -42,12 +60,31 @@ impl ApiError {
             retry_after_seconds: None,
             allow: None,
             plain: false,
-        }
+        }))
     }
 
     /// An error that was found before any handler was chosen.
     pub fn plain(status: StatusCode, reason: impl Into<String>) -> Self {
-        Self { plain: true, ..Self::new(status, "", reason) }
+        let mut error = Self::new(status, "", reason);
+        error.plain = true;
+        error
+    }
+
+    /// With the seconds after which the client may try again.
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_seconds = Some(seconds);
+        self
+    }
+
+    /// With the methods that the path has.
+    pub fn allowing(mut self, methods: String) -> Self {
+        self.allow = Some(methods);
+        self
+    }
+
+    fn with_root_causes(mut self, causes: Vec<Json>) -> Self {
+        self.root_causes = Some(causes);
+        self
     }
 
     /// With one more member beside type and reason.
@@ -121,13 +158,11 @@ impl ApiError {
             reason.push(("caused_by".to_owned(), caused_by.clone()));
         }
         let failure = object! { "shard" => 0_u32, "index" => index, "node" => Json::Null, "reason" => reason };
-        Self {
-            root_causes: Some(vec![Json::Object(root_cause)]),
-            ..Self::new(cause.status, "search_phase_execution_exception", "all shards failed")
-                .with("phase", "query")
-                .with("grouped", true)
-                .with("failed_shards", vec![failure])
-        }
+        Self::new(cause.status, "search_phase_execution_exception", "all shards failed")
+            .with("phase", "query")
+            .with("grouped", true)
+            .with("failed_shards", vec![failure])
+            .with_root_causes(vec![Json::Object(root_cause)])
     }
 }
 
@@ -141,15 +176,17 @@ impl From<Error> for ApiError {
                     .with("index_uuid", uid)
                     .with("index", name)
             }
-            Error::Invalid { error_type, reason, caused_by } => Self {
-                caused_by: caused_by.map(|cause| object! { "type" => cause.error_type, "reason" => cause.reason }),
-                ..Self::new(StatusCode::BAD_REQUEST, error_type, reason)
-            },
+            Error::Invalid { error_type, reason, caused_by } => {
+                let mut error = Self::new(StatusCode::BAD_REQUEST, error_type, reason);
+                error.caused_by =
+                    caused_by.map(|cause| object! { "type" => cause.error_type, "reason" => cause.reason });
+                error
+            }
             Error::Conflict(reason) => Self::new(StatusCode::CONFLICT, "version_conflict_engine_exception", reason),
-            Error::TooManyRequests { retry_after, .. } => Self {
-                retry_after_seconds: Some(retry_after.as_secs().max(1)),
-                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "es_rejected_execution_exception", reason)
-            },
+            Error::TooManyRequests { retry_after, .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "es_rejected_execution_exception", reason)
+                    .retry_after(retry_after.as_secs().max(1))
+            }
             Error::TooLarge(reason) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "content_too_long_exception", reason),
             Error::Unavailable(reason) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable_shards_exception", reason)
@@ -173,13 +210,11 @@ fn search_failed(failures: &[ShardFailure]) -> ApiError {
         StatusCode::SERVICE_UNAVAILABLE
     };
     let causes: Vec<Json> = failures.iter().take(1).map(shard_failure_reason).collect();
-    ApiError {
-        root_causes: Some(causes),
-        ..ApiError::new(status, "search_phase_execution_exception", "all shards failed")
-            .with("phase", "query")
-            .with("grouped", true)
-            .with("failed_shards", failures.iter().map(shard_failure).collect::<Vec<_>>())
-    }
+    ApiError::new(status, "search_phase_execution_exception", "all shards failed")
+        .with("phase", "query")
+        .with("grouped", true)
+        .with("failed_shards", failures.iter().map(shard_failure).collect::<Vec<_>>())
+        .with_root_causes(causes)
 }
 
 /// One element of `_shards.failures`.

@@ -76,7 +76,7 @@ impl From<ApiError> for Answer {
         if let Some(seconds) = error.retry_after_seconds {
             answer.headers.push((RETRY_AFTER, seconds.into()));
         }
-        if let Some(value) = error.allow.and_then(|allow| HeaderValue::from_str(&allow).ok()) {
+        if let Some(value) = error.allow.as_deref().and_then(|allow| HeaderValue::from_str(allow).ok()) {
             answer.headers.push((ALLOW, value));
         }
         answer

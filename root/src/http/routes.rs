@@ -132,7 +132,7 @@ pub(crate) fn find(method: &Method, path: &str) -> Result<(&'static Route, Vec<S
     let names: Vec<&str> = allowed.iter().map(|method| method.as_str()).collect();
     let names = names.join(", ");
     let reason = format!("Incorrect HTTP method for uri [{path}] and method [{method}], allowed: [{names}]");
-    Err(ApiError { allow: Some(names), ..ApiError::plain(StatusCode::METHOD_NOT_ALLOWED, reason) })
+    Err(ApiError::plain(StatusCode::METHOD_NOT_ALLOWED, reason).allowing(names))
 }
 
 /// The segments in place of `{}`, and the place of the first of them (past the end when there is none).
@@ -160,7 +160,7 @@ mod tests {
 
     fn refused(method: Method, path: &str) -> (u16, String) {
         let error = find(&method, path).err().unwrap();
-        (error.status.as_u16(), error.reason)
+        (error.status.as_u16(), error.reason.clone())
     }
 
     #[test]

@@ -267,7 +267,8 @@ mod tests {
     #[test]
     fn unknown_columns_are_named() {
         let table = || Table::new(COLUMNS);
-        let error = |query: &str| table().answer(&Params::parse(query), &HeaderMap::new()).err().unwrap().reason;
+        let error =
+            |query: &str| table().answer(&Params::parse(query), &HeaderMap::new()).err().unwrap().reason.clone();
         assert_eq!(error("h=foo"), "unknown column [foo] in [h]");
         assert_eq!(error("s=foo"), "Unable to sort by unknown sort key `foo`");
         assert_eq!(error("bytes=x"), "Unknown value for bytes: [x]");
