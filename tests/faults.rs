@@ -55,6 +55,7 @@ async fn search_stream(clients: Vec<Client>, index: &str, documents: usize, stop
                         "{}",
                         answer.text
                     );
+                    eprintln!("partial: {}", answer.text);
                     counts.partial.fetch_add(1, Ordering::Relaxed);
                 } else {
                     assert_eq!(answer.body["hits"]["total"]["value"], documents, "complete but short: {}", answer.text);

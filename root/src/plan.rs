@@ -105,11 +105,20 @@ impl<'a> Planner<'a> {
 
     /// The serving replicas of a shard in the order to ask.
     pub fn replicas(&self, shard: &ShardKey) -> Vec<NodeName> {
-        let serving = self.view.serving.get(shard).map_or(&[][..], Vec::as_slice);
-        let mut ranked: Vec<_> = serving
+        self.ranked(shard, self.view.serving.get(shard).map_or(&[][..], Vec::as_slice))
+    }
+
+    /// All leaves that the shard is assigned to, in the order to ask. One that this view does not show
+    /// as serving may have begun to, and refuses if it has not.
+    pub fn assigned(&self, shard: &ShardKey) -> Vec<NodeName> {
+        self.ranked(shard, self.view.assignments.get(shard).map_or(&[][..], |record| &record.leaves))
+    }
+
+    fn ranked(&self, shard: &ShardKey, leaves: &[NodeName]) -> Vec<NodeName> {
+        let mut ranked: Vec<_> = leaves
             .iter()
             .enumerate()
-            .filter_map(|(position, leaf)| Some((self.rank(shard, leaf, position, serving.len())?, leaf)))
+            .filter_map(|(position, leaf)| Some((self.rank(shard, leaf, position, leaves.len())?, leaf)))
             .collect();
         ranked.sort();
         ranked.into_iter().map(|(_, leaf)| leaf.clone()).collect()

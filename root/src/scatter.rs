@@ -3,7 +3,8 @@
 //!
 //! Calls carry all shards of a leaf; answers stay separate per shard. A shard that failed goes at
 //! once to its next replica, as long as there is time: replicas of the plan first, then any that the
-//! view has learned of since, and at last, when only the connection failed, the same leaf once more.
+//! view has learned of since, then leaves that hold the shard and may have begun to serve it, and at
+//! last, when only the connection failed, the same leaf once more.
 //! The first answer for a shard is accepted and later ones are dropped, so a second copy of a late
 //! call (a hedge) can be added to [`Scatter::run`]'s loop as one more event.
 
@@ -196,7 +197,7 @@ impl Scatter<'_> {
         if progress.attempts >= self.attempts_max {
             return None;
         }
-        if progress.queue.is_empty() && progress.attempts > 0 {
+        if progress.queue.is_empty() {
             progress.queue = self.more_replicas(target, progress);
         }
         let leaf = progress.queue.pop()?;
@@ -209,9 +210,14 @@ impl Scatter<'_> {
     fn more_replicas(&self, target: &Target, progress: &Progress) -> Vec<NodeName> {
         let view = self.viewer.view();
         let load = load_of(self.leaves, &view);
-        let mut replicas = Planner::new(&view, self.preference, &load, 0).replicas(&target.shard);
+        let planner = Planner::new(&view, self.preference, &load, 0);
+        let mut replicas = planner.replicas(&target.shard);
         let unavailable = progress.last.as_ref().is_some_and(|(_, failure)| failure.kind() == Kind::Unavailable);
         let asked = |leaf: &NodeName| progress.asked.get(leaf).copied().unwrap_or(0);
+        if replicas.iter().all(|leaf| asked(leaf) > 0) {
+            let assigned = planner.assigned(&target.shard).into_iter();
+            replicas.extend(assigned.filter(|leaf| asked(leaf) == 0));
+        }
         if replicas.iter().any(|leaf| asked(leaf) == 0) {
             replicas.retain(|leaf| asked(leaf) == 0);
         } else {

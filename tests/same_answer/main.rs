@@ -267,3 +267,51 @@ async fn any_sharding_and_history_gives_the_answer_of_one_fresh_index() {
     let worst = worst.max(compare_everywhere(&cluster, &names, &churned, &queries).await);
     println!("{} queries on {} indices, worst score difference {worst}", queries.len(), layouts.len());
 }
+
+/// The documents of `TRAWL_TEST_CORPUS` (NDJSON, gzip, with `id`, `title`, `body`), else the samples.
+fn corpus() -> Vec<(String, Value)> {
+    let packed = match std::env::var_os("TRAWL_TEST_CORPUS") {
+        Some(path) => std::fs::read(path).unwrap(),
+        None => trawl_data::samples::samples().1.to_vec(),
+    };
+    let lines = std::io::BufReader::new(flate2::read::MultiGzDecoder::new(packed.as_slice()));
+    std::io::BufRead::lines(lines)
+        .map(|line| {
+            let document: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            (document["id"].as_str().unwrap().to_owned(), document)
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn real_text_ranks_the_same_on_any_number_of_shards() {
+    let mut random = StdRng::seed_from_u64(5);
+    let documents = corpus();
+    let words: Vec<String> = documents
+        .iter()
+        .flat_map(|(_, source)| source["body"].as_str().unwrap_or_default().split_whitespace())
+        .filter(|word| word.len() > 1 && word.chars().all(char::is_alphabetic))
+        .map(str::to_lowercase)
+        .collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let cluster = Cluster::start(1, 3).await;
+    let layouts = [("one", 1, 0), ("four", 4, 1), ("seven", 7, 2)];
+    for (index, shards, replicas) in layouts {
+        cluster.client.create_index(index, shards, replicas, mappings()).await;
+        for chunk in documents.chunks(1_000) {
+            cluster.client.bulk_index(index, chunk, false).await;
+        }
+        cluster.client.get(&format!("/{index}/_refresh")).await;
+    }
+    let queries = queries::all(&mut random, &words, 54);
+    let reference = Reference::new(documents, &analyzers(), KEYWORDS);
+    let mut worst = 0.0f32;
+    for (index, _, _) in layouts {
+        for (number, query) in queries.iter().enumerate() {
+            let preference = format!("&preference=_prefer_nodes:leaf-{}", number % 3);
+            worst = worst.max(compare(&cluster.client, index, &preference, &reference, query).await);
+        }
+        compare_sorted(&cluster.client, index, &reference).await;
+    }
+    println!("{} documents, {} queries, worst score difference {worst}", reference.documents.len(), queries.len());
+}

@@ -1,8 +1,8 @@
-#![allow(clippy::unwrap_used)]
 //! What every engine has to keep to, as tests that any engine can run.
 //!
 //! A case gets an [`Open`], which opens one more instance over the same storage: two instances stand
 //! for two processes. [`crate::conformance_suite`] makes a test of every case.
+#![allow(clippy::unwrap_used)]
 
 pub mod logs;
 pub mod store;

@@ -1,6 +1,6 @@
-#![allow(clippy::unwrap_used)]
 //! The lease: its core against a simulated store with slow, lost and repeated messages; its driver
 //! under a paused clock.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::time::Duration;

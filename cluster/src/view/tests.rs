@@ -1,5 +1,5 @@
-#![allow(clippy::unwrap_used)]
 //! The picture follows the store.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::time::Duration;

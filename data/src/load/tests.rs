@@ -117,7 +117,7 @@ async fn serve(mood: Mood) -> (Arc<Server>, String) {
         .route("/{index}/_mapping", get(mapping))
         .route("/{index}", put(create))
         .route("/{index}/_bulk", post(bulk))
-        .route("/{index}/_refresh", post(refresh))
+        .route("/{index}/_refresh", get(refresh))
         .route("/_trawl/cluster", get(cluster))
         .layer(axum::extract::DefaultBodyLimit::disable())
         .with_state(server.clone());

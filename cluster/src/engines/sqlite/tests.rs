@@ -1,5 +1,5 @@
-#![allow(clippy::unwrap_used)]
 //! The SQLite engine: the suite of all engines, and what is particular about files.
+#![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};

@@ -1,3 +1,4 @@
+//! Every aggregation parsed, lowered and rendered, and every bad one refused by name.
 #![allow(clippy::unwrap_used)]
 
 use serde_json::json;

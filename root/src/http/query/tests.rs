@@ -1,3 +1,4 @@
+//! Every query parsed and lowered, and every bad one refused by name.
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;

@@ -1,3 +1,4 @@
+//! The language of `query_string`: what it means, what it refuses, and that nothing makes it panic.
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
