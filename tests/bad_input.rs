@@ -36,8 +36,9 @@ async fn every_bad_search_is_refused_by_name_and_the_next_good_one_works() {
     let unknown = client.get("/boats/_fish").await;
     assert_eq!((unknown.status, unknown.text.contains("/boats/_fish")), (400, true), "{}", unknown.text);
 
-    let nested = (0..1_000).fold(json!({"match_all": {}}), |inner, _| json!({"bool": {"must": [inner]}}));
-    let answer = search(json!({"query": nested})).await;
+    let nested = format!("{}{{\"match_all\":{{}}}}{}", "{\"bool\":{\"must\":[".repeat(1_000), "]}}".repeat(1_000));
+    let nested = format!("{{\"query\":{nested}}}").into_bytes();
+    let answer = client.try_send("POST", "/boats/_search", Some(nested), &[]).await.unwrap();
     assert_eq!(answer.status, 400, "{}", answer.text);
     let clauses: Vec<Value> = (0..10_000).map(|number| json!({"term": {"length": number}})).collect();
     assert_refused(&search(json!({"query": {"bool": {"should": clauses}}})).await, 400, "1024");

@@ -65,6 +65,9 @@ impl Cluster {
             .arg(&self.data_dir)
             .args(["--roots", &self.roots.to_string(), "--leaves", &self.leaves.to_string()])
             .args(&self.extra)
+            // Ends with this process even when that is aborted.
+            .env("TRAWL_SUPERVISED", "1")
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
