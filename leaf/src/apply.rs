@@ -1,6 +1,6 @@
 //! The apply state machine: from rows of the log to outcomes and an index.
 //!
-//! Outcomes are a pure function of the log: [`decide`] decides, [`draft`] validates, [`state`] holds
+//! Outcomes are a pure function of the log: [`mod@decide`] decides, [`draft`] validates, [`state`] holds
 //! what they depend on besides the documents. [`Core`] is the driver that puts the decisions into a
 //! tantivy index; nothing it does to the disk changes an outcome. When it stops in the middle of a
 //! row, everything since the last commit is thrown away with it and comes again from the log.

@@ -2,7 +2,7 @@
 //! ([`lower`]), and merged results to JSON ([`render`]).
 //!
 //! To add an aggregation: a file in `aggs/` with a `parse` function and a [`Kind`], and a line in
-//! [`kind`].
+//! `kind`.
 
 mod buckets;
 mod cardinality;

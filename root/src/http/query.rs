@@ -2,7 +2,7 @@
 //! wire form ([`Node::lower`]).
 //!
 //! To add a query: a file in `query/` with a `parse` function and a [`Node`], and a line in
-//! [`Parser::named`].
+//! `Parser::named`.
 
 pub mod analysed;
 mod bool_query;
