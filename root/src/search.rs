@@ -115,8 +115,7 @@ impl<'a> Search<'a> {
         if window > u64::from(window_max) {
             return Err(Error::illegal_argument(format!(
                 "Result window is too large, from + size must be less than or equal to: [{window_max}] but was \
-                 [{window}]. See the scroll api for a more efficient way to request large data sets. This limit can \
-                 be set by changing the [index.max_result_window] index level setting."
+                 [{window}]. Use [search_after] with a sort that ends in [_doc] to page through more."
             )));
         }
         let deadline = start + request.timeout;

@@ -27,10 +27,10 @@ pub fn all() -> Vec<Search> {
         ),
         search(
             "A phrase, words up to two places apart",
-            json!({"query": {"match_phrase": {"body": {"query": "the harbour wall", "slop": 2}}}, "size": 3}),
+            json!({"query": {"match_phrase": {"body": {"query": "harbour raised", "slop": 2}}}, "size": 3}),
         ),
         search(
-            "Structured: text within a category and a span of years, inside a nested object",
+            "Structured: text within a category and a span of years, a field of an inner object",
             json!({
                 "query": {"bool": {
                     "must": [{"match": {"body": "engine"}}],
@@ -40,12 +40,12 @@ pub fn all() -> Vec<Search> {
             }),
         ),
         search(
-            "A word spelled wrong",
-            json!({"query": {"fuzzy": {"title": {"value": "harbor", "fuzziness": 1}}}, "size": 3}),
+            "Words spelled wrong",
+            json!({"query": {"match": {"title": {"query": "lighthose keper", "fuzziness": "AUTO", "operator": "and"}}}, "size": 3}),
         ),
         search(
             "Query language of a search box",
-            json!({"query": {"query_string": {"query": "title:(lighthouse OR quay) +depth -storm year:>=1980"}}, "size": 3}),
+            json!({"query": {"query_string": {"query": "+title:(lighthouse OR quay) fog -storm +year:>=1980"}}, "size": 3}),
         ),
         search(
             "Sorted by a number instead of the score",

@@ -19,6 +19,7 @@ struct AnswerItem {
 #[derive(Debug, Deserialize)]
 struct ItemResult {
     status: u16,
+    result: Option<String>,
     error: Option<ItemError>,
 }
 
@@ -34,6 +35,8 @@ struct ItemError {
 #[derive(Debug, Default)]
 pub(super) struct Sorted {
     pub(super) loaded: u64,
+    /// Of these, how many took the place of a document with the same id.
+    pub(super) replaced: u64,
     pub(super) bytes_loaded: u64,
     pub(super) rejected: Vec<Rejection>,
     /// To be sent again, in order.
@@ -56,6 +59,7 @@ pub(super) fn sort(items: Vec<Item>, answer: Answer) -> Result<Sorted, String> {
             _ if superseded => sorted.again.push(item),
             200..300 => {
                 sorted.loaded += 1;
+                sorted.replaced += u64::from(result.result.as_deref() == Some("updated"));
                 sorted.bytes_loaded += item.bytes;
             }
             status if is_for_now(status) => {

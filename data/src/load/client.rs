@@ -36,7 +36,10 @@ impl Reply {
         let body = self.json();
         let error = &body["error"];
         match (error["type"].as_str(), error["reason"].as_str()) {
-            (Some(kind), Some(reason)) => format!("{kind}: {reason}"),
+            (Some(kind), Some(reason)) => match error["caused_by"]["reason"].as_str() {
+                Some(cause) => format!("{kind}: {reason}: {cause}"),
+                None => format!("{kind}: {reason}"),
+            },
             _ => match error.as_str() {
                 Some(error) => error.to_owned(),
                 None => String::from_utf8_lossy(&self.body).chars().take(500).collect(),

@@ -148,6 +148,7 @@ impl<'o> Pipeline<'o> {
             }
         }
         self.report.loaded += outcome.loaded;
+        self.report.replaced += outcome.replaced;
         self.report.bytes_loaded += outcome.bytes_loaded;
         self.report.retries += outcome.retries;
         for rejection in outcome.rejected {

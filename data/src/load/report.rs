@@ -56,6 +56,8 @@ impl Observer for Quiet {}
 pub struct Report {
     /// Documents acknowledged.
     pub loaded: u64,
+    /// Of these, documents that took the place of one with the same `_id`, from this load or before.
+    pub replaced: u64,
     /// Bytes of these.
     pub bytes_loaded: u64,
     /// Documents rejected and inputs that could not be read, by kind.
@@ -88,6 +90,9 @@ impl fmt::Display for Report {
             self.loaded,
             self.elapsed.as_secs_f64()
         )?;
+        if self.replaced > 0 {
+            write!(f, "; {} of them replaced documents with the same _id", self.replaced)?;
+        }
         let rejected = self.rejected_total();
         write!(f, "; rejected {rejected}")?;
         if rejected > 0 {

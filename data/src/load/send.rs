@@ -28,6 +28,7 @@ pub(super) struct Sender {
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) loaded: u64,
+    pub(super) replaced: u64,
     pub(super) bytes_loaded: u64,
     pub(super) rejected: Vec<Rejection>,
     pub(super) retries: u64,
@@ -102,6 +103,7 @@ impl Sender {
                         backoff.progressed();
                     }
                     outcome.loaded += sorted.loaded;
+                    outcome.replaced += sorted.replaced;
                     outcome.bytes_loaded += sorted.bytes_loaded;
                     outcome.rejected.extend(sorted.rejected);
                     if sorted.again.is_empty() {

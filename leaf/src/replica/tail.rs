@@ -357,9 +357,9 @@ impl Opened<'_> {
         self.committed_at = Some(Instant::now());
         self.idle_since = Instant::now();
         if shared.writer_slots.contended() {
-            self.close().await?;
+            return self.close().await;
         }
-        Ok(())
+        self.measure().await
     }
 
     /// What has to be searchable before serving begins; nothing more once it has begun.

@@ -108,6 +108,10 @@ pub(crate) fn find(method: &Method, path: &str) -> Result<(&'static Route, Vec<S
     let mut literal: Option<usize> = None;
     for route in ROUTES.iter() {
         let Some((placeholders, first_placeholder)) = fits(route.path, &path_segments) else { continue };
+        // No index has such a name, so it is an endpoint that is not there.
+        if first_placeholder == 0 && path_segments[0].starts_with('_') && path_segments[0] != "_all" {
+            continue;
+        }
         // A path that is spelt out hides those that have a placeholder in its stead.
         if literal.is_some_and(|literal| literal != first_placeholder) {
             continue;

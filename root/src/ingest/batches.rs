@@ -14,7 +14,7 @@ use trawl_cluster::catalog::IndexRecord;
 use trawl_data::routing::shard_of;
 use trawl_proto::{ShardKey, v1};
 use v1::operation::Kind;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::error::Error;
 use crate::request::{ItemWritten, WriteItem};
@@ -73,12 +73,12 @@ pub(super) fn make(
         }
     }
     let batches = shards.into_iter().flat_map(|(shard, (record, fillings))| {
-        fillings.into_iter().enumerate().map(move |(number, filling)| Batch {
-            record: record.clone(),
-            places: filling.places,
-            body: v1::Batch { operations: filling.operations }.encode_to_vec().into(),
-            message_id: key.map(|key| format!("{key}/{shard}/{number}")),
-            shard: shard.clone(),
+        fillings.into_iter().enumerate().map(move |(number, filling)| {
+            let body: Bytes = v1::Batch { operations: filling.operations }.encode_to_vec().into();
+            // The content is part of the id: a key that is used again for something else must not make
+            // that vanish.
+            let message_id = key.map(|key| format!("{key}/{shard}/{number}/{:016x}", xxh3_64(&body)));
+            Batch { record: record.clone(), places: filling.places, body, message_id, shard: shard.clone() }
         })
     });
     (batches.collect(), slots)

@@ -101,13 +101,17 @@ impl TextOptions {
         if distance == 0 {
             return Ok(values::string_or_more(field, term));
         }
-        Ok(build::query(Kind::Fuzzy(v1::Fuzzy {
+        let near = build::query(Kind::Fuzzy(v1::Fuzzy {
             field: field.path.clone(),
             term: term.to_owned(),
             distance,
             transpositions: self.transpositions,
             prefix_length: self.prefix_length,
-        })))
+        }));
+        // Near terms score the same; the term as it was written ranks above them.
+        lowering.clause()?;
+        let should = vec![values::string_or_more(field, term), near];
+        Ok(build::query(Kind::Boolean(v1::Boolean { should, minimum_should_match: 1, ..v1::Boolean::default() })))
     }
 
     /// On a field that is not text, the text is one value.

@@ -115,7 +115,7 @@ fn texts() {
     );
     check(
         r#"{"match":{"title":{"query":"quickly an","fuzziness":"AUTO"}}}"#,
-        "bool(should[title:quickly~2 title:an] min 1)",
+        "bool(should[bool(should[title:quickly title:quickly~2] min 1) title:an] min 1)",
     );
     check(r#"{"match":{"title":"--"}}"#, "none");
     check(r#"{"match":{"title":{"query":"--","zero_terms_query":"all"}}}"#, "all");
