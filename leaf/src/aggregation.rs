@@ -19,6 +19,10 @@ use crate::ShardSearcher;
 use crate::schema::Physical;
 use crate::search::Cancel;
 
+/// Size of one shard's partial results at most. Terms are exact, so a shard sends every bucket it has,
+/// and the root holds those of all shards at once.
+pub const PARTIAL_BYTES_MAX: usize = 8 << 20;
+
 /// What the aggregations of one shard may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -111,12 +115,22 @@ pub fn merge(
 /// Partial results as they travel; empty when none were asked for.
 ///
 /// # Errors
-/// `INTERNAL` when they cannot be encoded.
+/// `INVALID` when they are larger than [`PARTIAL_BYTES_MAX`]; `INTERNAL` when they cannot be encoded.
 pub fn encode(merged: Option<IntermediateAggregationResults>, prepared: Option<Prepared>) -> Result<Vec<u8>, Failure> {
     let Some(Prepared { kinds, .. }) = prepared else { return Ok(Vec::new()) };
     let partial = Partial { kinds, results: merged.unwrap_or_default() };
-    postcard::to_stdvec(&partial)
-        .map_err(|error| trawl_proto::failure(failure::Kind::Internal, format!("cannot encode aggregations: {error}")))
+    let bytes = postcard::to_stdvec(&partial).map_err(|error| {
+        trawl_proto::failure(failure::Kind::Internal, format!("cannot encode aggregations: {error}"))
+    })?;
+    if bytes.len() > PARTIAL_BYTES_MAX {
+        let size = bytes.len();
+        let reason = format!(
+            "too_many_buckets: the buckets of one shard take {size} bytes, the limit is {PARTIAL_BYTES_MAX}; use a field \
+             with fewer values, or narrow the query"
+        );
+        return Err(trawl_proto::failure(failure::Kind::Invalid, reason));
+    }
+    Ok(bytes)
 }
 
 /// An error of an aggregation as a person can act on it.

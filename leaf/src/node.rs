@@ -286,6 +286,7 @@ impl Keeper {
                 tracing::info!(%shard, "replica is not assigned to this leaf any more");
                 self.service.replicas.0.write().remove(&shard);
                 running.stop.cancel();
+                running.replica.leave();
                 self.closing.insert(shard, running.task);
             }
         }

@@ -281,6 +281,11 @@ impl Replica {
         Seq(self.serve_from.load(Ordering::Relaxed))
     }
 
+    /// Tells everybody who waits that the replica goes away.
+    pub fn leave(&self) {
+        self.set_phase(Phase::Failed, "the replica is not assigned to this leaf any more");
+    }
+
     /// Stops serving until everything through `seq` is searchable.
     pub fn stop_serving_until(&self, seq: Seq, reason: &str) {
         self.progress.send_modify(|progress| {

@@ -53,7 +53,13 @@ pub(crate) async fn write(root: &Root, items: Vec<WriteItem>, options: WriteOpti
     });
     let outcomes = futures::future::join_all(waiting).await;
     for ((batch, appended), outcomes) in batches.iter().zip(&appended).zip(outcomes) {
-        settle(root, &mut slots, batch, appended, outcomes);
+        let is_short = appended.is_ok() && outcomes.len() < batch.places.len();
+        if is_short && outcomes::is_deleted(root, batch).await {
+            let gone = Err(Error::NoSuchIndex(batch.record.name.clone()));
+            settle(root, &mut slots, batch, &gone, outcomes);
+        } else {
+            settle(root, &mut slots, batch, appended, outcomes);
+        }
     }
     let positions = positions(&batches, &appended);
     let refreshed = options.refresh != Refresh::False && !positions.is_empty();

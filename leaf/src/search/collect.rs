@@ -494,7 +494,9 @@ impl Visit<'_> {
                 Ok(ControlFlow::Continue(()))
             })?
         };
-        if let Some(aggregation) = aggregation {
+        // Finishing cannot be interrupted, and after the deadline nobody waits for what it makes.
+        let timed_out = timed_out || (aggregation.is_some() && wanted.cancel.expired());
+        if let Some(aggregation) = aggregation.filter(|_| !timed_out) {
             merge(&mut self.merged, aggregation.finish()?)?;
         }
         Ok(timed_out)

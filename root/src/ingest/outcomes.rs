@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
+use trawl_cluster::catalog::{IndexRecord, keys};
 use trawl_cluster::shard_log::Appended;
 use trawl_proto::{NodeName, v1};
 
@@ -23,12 +24,26 @@ pub(super) async fn ask(root: &Root, batch: &Batch, appended: &Appended, wait: D
     while Instant::now() < deadline {
         let answered = round(root, batch, appended, deadline, &mut known).await;
         // A replica that answers with less has forgotten, and so have the others.
-        if answered || known.len() == batch.places.len() {
+        if answered || known.len() == batch.places.len() || is_deleted(root, batch).await {
             break;
         }
         tokio::time::sleep(RETRY.min(deadline.saturating_duration_since(Instant::now()))).await;
     }
     known
+}
+
+/// Whether the batch's index was deleted since. The view alone does not tell: it may not show an index yet
+/// that was just made.
+pub(super) async fn is_deleted(root: &Root, batch: &Batch) -> bool {
+    let uid = &batch.record.uid;
+    if root.viewer.view().uids.contains_key(uid) {
+        return false;
+    }
+    match root.engine.store.get(&keys::index(&batch.record.name)).await {
+        Ok(None) => true,
+        Ok(Some(entry)) => serde_json::from_slice::<IndexRecord>(&entry.value).is_ok_and(|record| record.uid != *uid),
+        Err(_) => false,
+    }
 }
 
 /// Asks every replica once; whether any answered.
