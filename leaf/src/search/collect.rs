@@ -1,7 +1,10 @@
 //! The best hits of a shard, its count and its aggregations.
 //!
-//! Two ways: `by_pruning` lets block-max WAND skip what cannot be among the best and counts nothing;
-//! `by_visiting` looks at every match once. Both stop at the deadline with what they have.
+//! Two ways: `pruning` lets block-max WAND skip what cannot be among the best and counts nothing;
+//! `visiting` looks at every match once. Both stop at the deadline with what they have.
+
+mod pruning;
+mod visiting;
 
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
@@ -17,7 +20,6 @@ use super::score::{Canonical, CanonicalScorer};
 use super::sort::{Key, KeyReader, Order};
 use super::top::Top;
 use crate::ShardSearcher;
-use crate::aggregation::{SegmentAggregation, merge};
 use crate::columns::Identity;
 use crate::statistics::Statistics;
 
@@ -25,11 +27,6 @@ use crate::statistics::Statistics;
 const CHECK_EVERY: u32 = 1_024;
 /// A union of more terms is faster visited than pruned.
 const WAND_TERMS_MAX: usize = 10;
-/// Block maxima are kept for the segment's own average length. With another average they may be too
-/// low by at most the ratio of the two; the threshold is lowered by it. Beyond this ratio pruning
-/// does not pay.
-const LENGTH_RATIO_MAX: f32 = 1.5;
-
 /// What to collect.
 pub struct Wanted<'a> {
     /// Where.
@@ -91,7 +88,7 @@ pub fn collect(wanted: &Wanted<'_>) -> tantivy::Result<Collected> {
         && wanted.min_score.is_none()
         && wanted.hits_max > 0
         && wanted.root.wand_terms().is_some_and(|terms| terms.len() <= WAND_TERMS_MAX);
-    if can_prune { by_pruning(wanted) } else { by_visiting(wanted) }
+    if can_prune { pruning::collect(wanted) } else { visiting::collect(wanted) }
 }
 
 /// What both ways share: the best so far, and when a document need not be looked at.
@@ -269,70 +266,6 @@ impl<'a> Lazy<'a> {
     }
 }
 
-fn by_pruning(wanted: &Wanted<'_>) -> tantivy::Result<Collected> {
-    let mut best = Best::new(wanted)?;
-    let weight = weight_for_pruning(wanted)?;
-    let canonical = canonical(wanted, best.epsilon)?;
-    let mut timed_out = false;
-    for (segment, reader) in (0..).zip(wanted.searcher.searcher.segment_readers()) {
-        if wanted.cancel.expired() {
-            timed_out = true;
-            break;
-        }
-        let ratio = length_ratio(wanted, reader)?;
-        let mut lazy = Lazy::new(canonical.as_ref(), reader);
-        if ratio > LENGTH_RATIO_MAX {
-            timed_out |= visit_scored(weight.as_ref(), reader, wanted.cancel, &mut |doc, score| {
-                if score > best.threshold() && is_alive(reader, doc) {
-                    let score = lazy.score(doc, score)?;
-                    best.offer_by_score(segment, doc, score);
-                }
-                Ok(())
-            })?;
-            continue;
-        }
-        let lowered = |threshold: f32| if threshold > 0.0 { (threshold / ratio).next_down() } else { threshold };
-        let start = lowered(best.threshold());
-        weight.for_each_pruning(start, reader, &mut |doc, score| {
-            if best.error.is_some() || wanted.cancel.expired() {
-                timed_out |= best.error.is_none();
-                return f32::INFINITY;
-            }
-            if score > best.threshold() && is_alive(reader, doc) {
-                match lazy.score(doc, score) {
-                    Ok(score) => best.offer_by_score(segment, doc, score),
-                    Err(error) => best.error = Some(error),
-                }
-            }
-            lowered(best.threshold())
-        })?;
-    }
-    best.finish(None, timed_out)
-}
-
-/// A boost around a lone term would hide it from WAND; inside a union it does not.
-fn weight_for_pruning(wanted: &Wanted<'_>) -> tantivy::Result<Box<dyn Weight>> {
-    use tantivy::query::{BooleanQuery, Query};
-    if wanted.root.boost == 1.0 || wanted.root.single_term().is_none() {
-        return weight(wanted, true);
-    }
-    BooleanQuery::union(vec![wanted.root.query()]).weight(scoring(wanted, true))
-}
-
-/// How far the segment's average lengths are from the index's, over the query's fields: at least 1.
-fn length_ratio(wanted: &Wanted<'_>, reader: &SegmentReader) -> tantivy::Result<f32> {
-    let mut worst = 1.0f32;
-    for term in wanted.root.wand_terms().unwrap_or_default() {
-        let own = reader.inverted_index(term.field())?.total_num_tokens() as f32 / reader.max_doc().max(1) as f32;
-        let global = wanted.statistics.average_length(term.field());
-        if own > 0.0 && global > 0.0 {
-            worst = worst.max(own / global).max(global / own);
-        }
-    }
-    // For the rounding of this very computation.
-    Ok(if worst > 1.0 { worst * 1.000_01 } else { worst })
-}
-
 fn is_alive(reader: &SegmentReader, doc: DocId) -> bool {
     reader.alive_bitset().is_none_or(|alive| alive.is_alive(doc))
 }
@@ -396,162 +329,5 @@ pub fn visit_live(
             }
             until_check = CHECK_EVERY / tantivy::COLLECT_BLOCK_BUFFER_LEN as u32;
         }
-    }
-}
-
-fn by_visiting(wanted: &Wanted<'_>) -> tantivy::Result<Collected> {
-    let constant = wanted.root.constant();
-    let wants_scores = wanted.order.needs_score() || wanted.track_scores || wanted.min_score.is_some();
-    let scored = wants_scores && constant.is_none();
-    let best = Best::new(wanted)?;
-    let canonical = if scored { canonical(wanted, best.epsilon)? } else { None };
-    let mut visit = Visit {
-        by_score: best.by_score,
-        every_score: !best.by_score && wants_scores,
-        best,
-        matched: 0,
-        merged: None,
-        unscored: if wants_scores { constant.unwrap_or(0.0) } else { f32::NAN },
-        scored,
-    };
-    let weight = weight(wanted, scored)?;
-    let mut timed_out = false;
-    for (segment, reader) in (0..).zip(wanted.searcher.searcher.segment_readers()) {
-        if timed_out || wanted.cancel.expired() {
-            timed_out = true;
-            break;
-        }
-        timed_out |= visit.segment(weight.as_ref(), canonical.as_ref(), segment, reader)?;
-    }
-    let Visit { best, matched, merged, .. } = visit;
-    let mut collected = best.finish(Some(matched), timed_out)?;
-    collected.aggregations = merged;
-    Ok(collected)
-}
-
-/// The state of [`by_visiting`].
-struct Visit<'a> {
-    best: Best<'a>,
-    matched: u64,
-    merged: Option<IntermediateAggregationResults>,
-    by_score: bool,
-    /// Whether every document needs its canonical score, because the order or `max_score` does.
-    every_score: bool,
-    scored: bool,
-    /// The score of a document when none is computed.
-    unscored: f32,
-}
-
-impl Visit<'_> {
-    /// Visits one segment; true when time ran out.
-    fn segment(
-        &mut self,
-        weight: &dyn Weight,
-        canonical: Option<&Canonical>,
-        segment: SegmentOrdinal,
-        reader: &SegmentReader,
-    ) -> tantivy::Result<bool> {
-        let wanted = self.best.wanted;
-        let Some(identity) = self.best.identities.get(segment as usize) else { return Ok(false) };
-        let mut keys = wanted.order.open(wanted.searcher, segment, identity)?;
-        let mut aggregation = match wanted.aggregations {
-            Some(aggregations) => Some(SegmentAggregation::new(aggregations, wanted.cancel, reader, segment)?),
-            None => None,
-        };
-        let timed_out = if self.scored {
-            let mut lazy = Lazy::new(canonical, reader);
-            let mut block = Vec::with_capacity(tantivy::COLLECT_BLOCK_BUFFER_LEN);
-            let timed_out = visit_scored(weight, reader, wanted.cancel, &mut |doc, approximate| {
-                if !is_alive(reader, doc) || !self.scored_match(&mut lazy, &mut keys, segment, doc, approximate)? {
-                    return Ok(());
-                }
-                if let Some(aggregation) = &mut aggregation {
-                    block.push(doc);
-                    if block.len() == tantivy::COLLECT_BLOCK_BUFFER_LEN {
-                        aggregation.collect(&block);
-                        block.clear();
-                    }
-                }
-                Ok(())
-            })?;
-            if let Some(aggregation) = &mut aggregation {
-                aggregation.collect(&block);
-            }
-            timed_out
-        } else if wanted.min_score.is_some_and(|min| self.unscored < min) {
-            false
-        } else {
-            visit_live(weight, reader, wanted.cancel, &mut |docs| {
-                self.matched += docs.len() as u64;
-                if let Some(aggregation) = &mut aggregation {
-                    aggregation.collect(docs);
-                }
-                if wanted.hits_max > 0 {
-                    for doc in docs {
-                        self.offer(&mut keys, segment, *doc, self.unscored)?;
-                    }
-                }
-                Ok(ControlFlow::Continue(()))
-            })?
-        };
-        // Finishing cannot be interrupted, and after the deadline nobody waits for what it makes.
-        let timed_out = timed_out || (aggregation.is_some() && wanted.cancel.expired());
-        if let Some(aggregation) = aggregation.filter(|_| !timed_out) {
-            merge(&mut self.merged, aggregation.finish()?)?;
-        }
-        Ok(timed_out)
-    }
-
-    fn offer(
-        &mut self,
-        keys: &mut KeyReader<'_>,
-        segment: SegmentOrdinal,
-        doc: DocId,
-        score: f32,
-    ) -> tantivy::Result<()> {
-        if self.by_score {
-            self.best.offer_by_score(segment, doc, score);
-            Ok(())
-        } else {
-            self.best.offer_by_keys(keys, segment, doc, score)
-        }
-    }
-
-    /// Takes a live document with tantivy's score; false when it scores too little to count.
-    fn scored_match(
-        &mut self,
-        lazy: &mut Lazy<'_>,
-        keys: &mut KeyReader<'_>,
-        segment: SegmentOrdinal,
-        doc: DocId,
-        approximate: f32,
-    ) -> tantivy::Result<bool> {
-        let margin = approximate * self.best.epsilon;
-        let mut exact = None;
-        if let Some(min) = self.best.wanted.min_score {
-            if approximate + margin < min {
-                return Ok(false);
-            }
-            if approximate - margin <= min {
-                let score = lazy.score(doc, approximate)?;
-                if score < min {
-                    return Ok(false);
-                }
-                exact = Some(score);
-            }
-        }
-        self.matched += 1;
-        if self.every_score || approximate > self.best.threshold() {
-            let score = match exact {
-                Some(score) => score,
-                None => lazy.score(doc, approximate)?,
-            };
-            if self.best.wanted.hits_max > 0 {
-                self.offer(keys, segment, doc, score)?;
-            } else {
-                self.best.max_score = Some(self.best.max_score.map_or(score, |max| max.max(score)));
-            }
-        }
-        Ok(true)
     }
 }

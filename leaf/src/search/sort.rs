@@ -4,18 +4,23 @@
 //! value whatever their type, dates and booleans as the numbers they are, then addresses, then strings
 //! bytewise (a dynamic field may hold several kinds). After the last key come `_tie` and `_id`, always.
 
+mod reader;
+
 use std::cmp::Ordering;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
-use tantivy::columnar::{DynamicColumn, StrColumn, TermOrdHit};
-use tantivy::{DocId, SegmentOrdinal};
+use tantivy::SegmentOrdinal;
+use tantivy::columnar::DynamicColumn;
 use trawl_data::mapping::FieldType;
 use trawl_proto::v1::{self, Failure, failure, sort_key, sort_value, value};
 
 use crate::ShardSearcher;
 use crate::columns::{Columns, Identity};
 use crate::schema::fields::Physical;
+
+pub use reader::KeyReader;
+use reader::{Reader, TextReader};
 
 /// A document's value for one sort key.
 #[derive(Clone, Debug)]
@@ -320,207 +325,4 @@ fn field_source(searcher: &ShardSearcher, field: &str) -> Result<Source, Failure
 
 fn invalid(reason: impl Into<String>) -> Failure {
     trawl_proto::failure(failure::Kind::Invalid, reason)
-}
-
-enum Reader<'a> {
-    Score,
-    Tie,
-    Id,
-    Text(TextReader),
-    Columns(Vec<DynamicColumn>, &'a FieldType),
-}
-
-/// Reads the keys of one segment's documents.
-pub struct KeyReader<'a> {
-    keys: &'a [SortKey],
-    readers: Vec<Reader<'a>>,
-    identity: &'a Identity,
-}
-
-impl KeyReader<'_> {
-    /// The document's keys.
-    pub fn keys(&mut self, doc: DocId, score: f32) -> tantivy::Result<Vec<Key>> {
-        let mut keys = Vec::with_capacity(self.keys.len());
-        for (key, reader) in self.keys.iter().zip(&mut self.readers) {
-            let found = match reader {
-                Reader::Score => Key::Score(score),
-                Reader::Tie => Key::Tie(self.identity.tie_of(doc)),
-                Reader::Id => Key::Text(self.identity.id_of(doc)?.into()),
-                Reader::Text(reader) => match reader.ordinal(key, doc) {
-                    Some(ordinal) => Key::Text(reader.text(ordinal)?),
-                    None => Key::Missing,
-                },
-                Reader::Columns(columns, field_type) => {
-                    let mut best = None;
-                    for column in columns.iter() {
-                        best = column_values(column, field_type, doc, best, key)?;
-                    }
-                    best.unwrap_or(Key::Missing)
-                }
-            };
-            keys.push(match (found, &key.missing) {
-                (Key::Missing, Some(missing)) => missing.clone(),
-                (found, _) => found,
-            });
-        }
-        Ok(keys)
-    }
-
-    /// How the document's first key compares with `other`, when that can be told without looking up a
-    /// string; `other` is asked for again and again.
-    pub fn compare_first(&mut self, doc: DocId, other: &Key) -> tantivy::Result<Option<Ordering>> {
-        let (Some(key), Some(Reader::Text(reader))) = (self.keys.first(), self.readers.first_mut()) else {
-            return Ok(None);
-        };
-        let (Some(ordinal), Key::Text(other)) = (reader.ordinal(key, doc), other) else { return Ok(None) };
-        let ordering = reader.compare(ordinal, other)?;
-        Ok(Some(if key.descending { ordering.reverse() } else { ordering }))
-    }
-}
-
-/// Strings of a segment by ordinal: equal order, so most documents are judged by ordinal alone.
-struct TextReader {
-    column: StrColumn,
-    last: Option<(u64, Arc<str>)>,
-    /// Strings compared with, and the ordinal that each has or would have here.
-    places: Vec<(Arc<str>, TermOrdHit)>,
-}
-
-impl TextReader {
-    fn new(column: StrColumn) -> Self {
-        Self { column, last: None, places: Vec::new() }
-    }
-
-    fn ordinal(&self, key: &SortKey, doc: DocId) -> Option<u64> {
-        let ordinals = self.column.term_ords(doc);
-        if key.greatest { ordinals.max() } else { ordinals.min() }
-    }
-
-    fn text(&mut self, ordinal: u64) -> tantivy::Result<Arc<str>> {
-        if let Some((last, text)) = &self.last
-            && *last == ordinal
-        {
-            return Ok(text.clone());
-        }
-        let mut text = String::new();
-        self.column.ord_to_str(ordinal, &mut text)?;
-        let text: Arc<str> = text.into();
-        self.last = Some((ordinal, text.clone()));
-        Ok(text)
-    }
-
-    fn compare(&mut self, ordinal: u64, other: &Arc<str>) -> tantivy::Result<Ordering> {
-        let known = self.places.iter().find(|(text, _)| Arc::ptr_eq(text, other)).map(|(_, place)| place);
-        let place = match known {
-            Some(TermOrdHit::Exact(at)) => TermOrdHit::Exact(*at),
-            Some(TermOrdHit::Next(at)) => TermOrdHit::Next(*at),
-            None => {
-                let place = self.column.dictionary().term_ord_or_next(other.as_bytes())?;
-                let kept = match &place {
-                    TermOrdHit::Exact(at) => TermOrdHit::Exact(*at),
-                    TermOrdHit::Next(at) => TermOrdHit::Next(*at),
-                };
-                // Two are compared with at a time: the worst kept and the one to come after.
-                if self.places.len() >= 4 {
-                    self.places.remove(0);
-                }
-                self.places.push((other.clone(), kept));
-                place
-            }
-        };
-        Ok(match place {
-            TermOrdHit::Exact(at) => ordinal.cmp(&at),
-            TermOrdHit::Next(at) => {
-                if ordinal < at {
-                    Ordering::Less
-                } else {
-                    Ordering::Greater
-                }
-            }
-        })
-    }
-}
-
-/// Takes a document's values of one column into account.
-fn column_values(
-    column: &DynamicColumn,
-    field_type: &FieldType,
-    doc: DocId,
-    mut best: Option<Key>,
-    key: &SortKey,
-) -> tantivy::Result<Option<Key>> {
-    match column {
-        DynamicColumn::I64(column) => {
-            for value in column.values_for_doc(doc) {
-                best = key.choose(best, long(value, field_type));
-            }
-        }
-        DynamicColumn::U64(column) => {
-            for value in column.values_for_doc(doc) {
-                let number = i64::try_from(value).map_or(Key::Double(value as f64), |value| long(value, field_type));
-                best = key.choose(best, number);
-            }
-        }
-        DynamicColumn::F64(column) => {
-            for value in column.values_for_doc(doc) {
-                best = key.choose(best, double(value, field_type));
-            }
-        }
-        DynamicColumn::Bool(column) => {
-            for value in column.values_for_doc(doc) {
-                best = key.choose(best, Key::Boolean(value));
-            }
-        }
-        DynamicColumn::DateTime(column) => {
-            for value in column.values_for_doc(doc) {
-                best = key.choose(best, Key::Date(value.into_timestamp_millis()));
-            }
-        }
-        DynamicColumn::IpAddr(column) => {
-            for value in column.values_for_doc(doc) {
-                best = key.choose(best, Key::Ip(value));
-            }
-        }
-        DynamicColumn::Str(column) => {
-            let ordinals = column.term_ords(doc);
-            let Some(ordinal) = (if key.greatest { ordinals.max() } else { ordinals.min() }) else { return Ok(best) };
-            let mut text = String::new();
-            column.ord_to_str(ordinal, &mut text)?;
-            let address = matches!(field_type, FieldType::Ip).then(|| u128::from_str_radix(&text, 16).ok()).flatten();
-            let value = address.map_or_else(|| Key::Text(text.into()), |bits| Key::Ip(Ipv6Addr::from_bits(bits)));
-            best = key.choose(best, value);
-        }
-        DynamicColumn::Bytes(_) => {}
-    }
-    Ok(best)
-}
-
-/// The same number is the same key whether its segment happens to keep `i64` or `f64`.
-fn long(value: i64, field_type: &FieldType) -> Key {
-    if is_double(field_type) { Key::Double(value as f64) } else { Key::Long(value) }
-}
-
-fn double(value: f64, field_type: &FieldType) -> Key {
-    let is_whole = value.trunc() == value && value.abs() < 9_007_199_254_740_992.0;
-    if is_whole && !is_double(field_type) { Key::Long(value as i64) } else { Key::Double(value) }
-}
-
-fn is_double(field_type: &FieldType) -> bool {
-    matches!(field_type, FieldType::Double | FieldType::Float)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_compare_by_value_whatever_their_type() {
-        let long = Key::Long(9_007_199_254_740_993);
-        assert_eq!(long.compare(&Key::Double(9_007_199_254_740_992.0)), Ordering::Greater);
-        assert_eq!(Key::Long(2).compare(&Key::Double(2.5)), Ordering::Less);
-        assert_eq!(Key::Long(-2).compare(&Key::Double(-2.5)), Ordering::Greater);
-        assert_eq!(Key::Long(3).compare(&Key::Double(3.0)), Ordering::Equal);
-        assert_eq!(Key::Double(1e300).compare(&Key::Long(i64::MAX)), Ordering::Greater);
-        assert_eq!(Key::Long(1).compare(&Key::Text("0".into())), Ordering::Less);
-    }
 }
