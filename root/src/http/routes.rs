@@ -109,7 +109,8 @@ pub(crate) fn find(method: &Method, path: &str) -> Result<(&'static Route, Vec<S
     for route in ROUTES.iter() {
         let Some((placeholders, first_placeholder)) = fits(route.path, &path_segments) else { continue };
         // No index has such a name, so it is an endpoint that is not there.
-        if first_placeholder == 0 && path_segments[0].starts_with('_') && path_segments[0] != "_all" {
+        let first = path_segments.first().copied().unwrap_or_default();
+        if first_placeholder == 0 && first.starts_with('_') && first != "_all" {
             continue;
         }
         // A path that is spelt out hides those that have a placeholder in its stead.
@@ -182,6 +183,10 @@ mod tests {
         assert_eq!(
             refused(Method::GET, "/x/_nothing"),
             (400, "no handler found for uri [/x/_nothing] and method [GET]".to_owned())
+        );
+        assert_eq!(
+            refused(Method::POST, "/_flush"),
+            (400, "no handler found for uri [/_flush] and method [POST]".to_owned())
         );
         assert_eq!(
             refused(Method::POST, "/x"),
