@@ -8,7 +8,7 @@ pub mod slots;
 pub mod tail;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -64,6 +64,8 @@ pub struct Replica {
     /// Refreshes that came before this replica served: it serves only when it shows them. Read and
     /// raised only under the lock of `progress`, so that none is missed by the step to serving.
     serve_from: AtomicU64,
+    /// Set for good when the replica goes away; under the lock of `progress` as well.
+    left: AtomicBool,
     /// In milliseconds; `u64::MAX` for never.
     refresh_interval: AtomicU64,
     /// Set when the log was seen not to continue this replica.
@@ -93,6 +95,7 @@ impl Replica {
             wake: Notify::new(),
             commit_wanted: AtomicU64::new(0),
             serve_from: AtomicU64::new(0),
+            left: AtomicBool::new(false),
             refresh_interval: AtomicU64::new(u64::MAX),
             broken: Mutex::default(),
             bytes_on_disk: AtomicU64::new(0),
@@ -283,7 +286,15 @@ impl Replica {
 
     /// Tells everybody who waits that the replica goes away.
     pub fn leave(&self) {
-        self.set_phase(Phase::Failed, "the replica is not assigned to this leaf any more");
+        self.progress.send_modify(|progress| {
+            self.left.store(true, Ordering::Relaxed);
+            (progress.phase, progress.reason) =
+                (Phase::Failed, "the replica is not assigned to this leaf any more".into());
+        });
+    }
+
+    fn has_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
     }
 
     /// Stops serving until everything through `seq` is searchable.
@@ -301,7 +312,7 @@ impl Replica {
     /// Steps to serving unless a refresh came in that is not searchable yet; returns whether it did.
     fn begin_serving(&self) -> bool {
         let began = self.progress.send_if_modified(|progress| {
-            let ready = progress.committed.seq >= self.serve_from();
+            let ready = progress.committed.seq >= self.serve_from() && !self.has_left();
             if ready {
                 (progress.phase, progress.reason) = (Phase::Serving, "".into());
             }
@@ -314,8 +325,10 @@ impl Replica {
     fn set_phase(&self, phase: Phase, reason: impl Into<Arc<str>>) {
         let reason = reason.into();
         self.progress.send_if_modified(|progress| {
-            let changed = progress.phase != phase || progress.reason != reason;
-            (progress.phase, progress.reason) = (phase, reason);
+            let changed = !self.has_left() && (progress.phase != phase || progress.reason != reason);
+            if changed {
+                (progress.phase, progress.reason) = (phase, reason);
+            }
             changed
         });
         self.changed.notify_one();
