@@ -17,6 +17,7 @@ async fn a_refreshed_write_is_seen_on_every_replica_also_while_replicas_begin_to
         // Created by the write itself: its replicas begin to serve while it is acknowledged and refreshed.
         let settings = json!({"settings": {"number_of_shards": 2, "number_of_replicas": 2}});
         assert_eq!(roots[0].put(&format!("/{index}"), settings).await.status, 200);
+        cluster.known_everywhere(&index).await;
         let documents: Vec<_> = (0..20).map(|number| (format!("d{number}"), json!({"n": number}))).collect();
         roots[0].bulk_index(&index, &documents, true).await;
         for root in &roots {
@@ -34,6 +35,7 @@ async fn an_idempotency_key_makes_repeating_safe_and_swallows_nothing_else() {
     let cluster = Cluster::start(2, 2).await;
     let roots = cluster.root_clients();
     roots[0].create_index("keyed", 2, 1, json!({})).await;
+    cluster.known_everywhere("keyed").await;
     let key = [("Idempotency-Key", "k1")];
     let write = async |root: usize, body: &str| {
         let body = Some(body.as_bytes().to_vec());
@@ -55,12 +57,14 @@ async fn a_write_sees_itself_by_its_position_without_a_refresh() {
     let roots = cluster.root_clients();
     let settings = json!({"settings": {"number_of_shards": 2, "number_of_replicas": 1, "refresh_interval": -1}});
     assert_eq!(roots[0].put("/slow", settings).await.status, 200);
+    cluster.known_everywhere("slow").await;
     for number in 0..10 {
         let written = roots[0].put(&format!("/slow/_doc/{number}"), json!({"n": number})).await;
         assert_eq!(written.status, 201, "{}", written.text);
         let position = written.headers["x-trawl-position"].to_str().unwrap().to_owned();
         let after = [("X-Trawl-After", position.as_str())];
         let found = roots[1].try_send("GET", &format!("/slow/_search?q=n:{number}"), None, &after).await.unwrap();
+        assert_eq!(found.status, 200, "{}", found.text);
         assert_eq!(ids(&found.body), [number.to_string()], "{}", found.text);
     }
 }

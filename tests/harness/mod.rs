@@ -149,6 +149,14 @@ impl Cluster {
         started.elapsed()
     }
 
+    /// Waits until every root has heard of an index that was made through one of them.
+    pub async fn known_everywhere(&self, index: &str) {
+        for root in self.root_clients() {
+            let path = format!("/{index}");
+            wait_until("the root knows the index", async || root.send("HEAD", &path, None).await.status == 200).await;
+        }
+    }
+
     /// Waits until the cluster's health is green.
     pub async fn green(&self) {
         let client = self.client.clone();
