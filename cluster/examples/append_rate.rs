@@ -61,6 +61,7 @@ async fn measure(
                     operations: 1,
                     body: body.clone(),
                     message_id: Some(format!("{n}-{}-{:?}", latencies.len(), start)),
+                    claim: None,
                 };
                 let sent = Instant::now();
                 for result in log.append(vec![batch]).await? {

@@ -8,10 +8,11 @@
 //! mapping/UID/VERSION              opaque JSON        all mapping versions of an index
 //! assignment/UID/SHARD             AssignmentRecord   which leaves hold the shard; written by the leader
 //! serving/UID/SHARD/LEAF           ServingRecord      written by the leaf when it has caught up
+//! skip/UID/SHARD/INCARNATION/SEQ   SkipRecord         an operation that no replica applies; written by the leader
 //! ```
 
 use serde::{Deserialize, Serialize};
-use trawl_proto::{Epoch, IndexUid, NodeName, ShardKey};
+use trawl_proto::{Epoch, Generation, IndexUid, NodeName, ShardKey};
 
 /// An index's definition. Versioned by `format`; fields are only ever added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,6 +126,16 @@ pub struct ServingRecord {
     pub process: String,
 }
 
+/// An operation that panics or hangs the apply path: every replica leaves it out and reports it as
+/// rejected. Written by the leader only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkipRecord {
+    /// Format of this record; 1.
+    pub format: u32,
+    /// What it did, for a person.
+    pub reason: String,
+}
+
 /// The keys of the store.
 pub mod keys {
     use super::*;
@@ -139,6 +150,8 @@ pub mod keys {
     pub const ASSIGNMENTS: &str = "assignment/";
     /// Prefix of all serving records.
     pub const SERVING: &str = "serving/";
+    /// Prefix of all skipped operations.
+    pub const SKIPS: &str = "skip/";
     /// Prefix of the lease's two records.
     pub const LEASES: &str = "lease/";
     /// The lease of the leader.
@@ -172,5 +185,10 @@ pub mod keys {
     /// Key of a replica's serving record.
     pub fn serving(shard: &ShardKey, leaf: &NodeName) -> String {
         format!("{SERVING}{shard}/{leaf}")
+    }
+
+    /// Key of a skipped operation.
+    pub fn skip(shard: &ShardKey, at: Generation) -> String {
+        format!("{SKIPS}{shard}/{}/{}", at.incarnation, at.seq)
     }
 }

@@ -1,8 +1,9 @@
 //! What can go wrong with an engine, by what the caller can do about it.
 
-use trawl_proto::{Epoch, Seq, ShardKey};
+use trawl_proto::{Epoch, Incarnation, Seq, ShardKey};
 
 use crate::store::Guard;
+use crate::work_queue::Receipt;
 
 /// An error of the store, the logs or the queue.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,23 @@ pub enum Error {
         bytes: u64,
         /// The limit.
         bytes_max: u64,
+    },
+    /// The queue or a table beside it is at its limit.
+    #[error("the queue is full: it keeps {kept_max} tasks at most")]
+    QueueFull {
+        /// The limit.
+        kept_max: u64,
+    },
+    /// The claim ran out or was taken over: what the worker still does for it does not count.
+    #[error("the claim {0} is no longer held")]
+    ClaimLost(Receipt),
+    /// The log has begun another incarnation meanwhile.
+    #[error("the log of shard {shard} is at incarnation {found}")]
+    OtherIncarnation {
+        /// The shard.
+        shard: ShardKey,
+        /// The log's incarnation.
+        found: Incarnation,
     },
     /// The rows asked for were trimmed; copy from another replica.
     #[error("the log of shard {shard} was trimmed through {trimmed}")]

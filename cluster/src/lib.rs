@@ -1,13 +1,14 @@
 //! What all nodes of a cluster agree on, kept in an existing engine.
 //!
 //! Nothing outside this crate knows which engine runs. In reading order: the small traits
-//! ([`Store`], [`ShardLog`]), the engines behind them ([`connect`]), what is written in the store
+//! ([`Store`], [`ShardLog`], [`WorkQueue`], [`DeadLetters`]), the engines behind them ([`connect`]), what is written in the store
 //! ([`catalog`]), one picture of it ([`view`]), who is there ([`membership`]), who leads ([`lease`]),
 //! and the errors.
 
 pub mod catalog;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+pub mod dead_letters;
 pub mod engines;
 mod error;
 pub mod lease;
@@ -17,7 +18,9 @@ mod memory;
 pub mod shard_log;
 pub mod store;
 pub mod view;
+pub mod work_queue;
 
+pub use dead_letters::DeadLetters;
 pub use engines::{Engine, EngineOptions, connect};
 pub use error::Error;
 pub use lease::{Fence, LEASE_TIME, Lease};
@@ -25,3 +28,4 @@ pub use membership::Membership;
 pub use shard_log::ShardLog;
 pub use store::Store;
 pub use view::{Leader, Node, View, Viewer};
+pub use work_queue::WorkQueue;

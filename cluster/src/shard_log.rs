@@ -10,6 +10,7 @@ use futures::stream::BoxStream;
 use trawl_proto::{Epoch, Incarnation, Seq, ShardKey};
 
 use crate::Error;
+use crate::work_queue::Receipt;
 
 /// A batch to append to one shard's log.
 #[derive(Clone, Debug)]
@@ -25,6 +26,9 @@ pub struct Append {
     pub body: Bytes,
     /// Appending the same id again within an hour writes nothing and answers as the first time.
     pub message_id: Option<String>,
+    /// The claim that the batch is appended for: checked in the same transaction, so that a worker that
+    /// was paused past its claim cannot write.
+    pub claim: Option<Receipt>,
 }
 
 /// Where a batch went.
@@ -113,7 +117,8 @@ pub trait ShardLog: Send + Sync + 'static {
     /// fsync). Results stand in the order of the batches.
     ///
     /// # Errors
-    /// Per batch: [`Error::NoSuchLog`], [`Error::LogFull`].
+    /// Per batch: [`Error::NoSuchLog`], [`Error::LogFull`], [`Error::ClaimLost`] (not for a message id
+    /// that is known: that answers as the first time).
     async fn append(&self, batches: Vec<Append>) -> Result<Vec<Result<Appended, Error>>, Error>;
 
     /// Reads rows that contain operations after `after`, in order, until about `bytes_max` of body

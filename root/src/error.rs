@@ -94,7 +94,8 @@ impl From<trawl_cluster::Error> for Error {
         use trawl_cluster::Error as Engine;
         match &error {
             Engine::Conflict(_) => Self::Conflict(error.to_string()),
-            Engine::LogFull { .. } => {
+            Engine::ClaimLost(_) | Engine::OtherIncarnation { .. } => Self::Conflict(error.to_string()),
+            Engine::LogFull { .. } | Engine::QueueFull { .. } => {
                 Self::TooManyRequests { reason: error.to_string(), retry_after: Duration::from_secs(1) }
             }
             Engine::TooLarge { .. } => Self::TooLarge(error.to_string()),

@@ -16,7 +16,7 @@ fn shard(number: u32) -> ShardKey {
 
 fn batch(shard: &ShardKey, operations: u32, body: impl Into<String>) -> Append {
     let body = Bytes::from(body.into());
-    Append { shard: shard.clone(), mapping_version: 1, operations, body, message_id: None }
+    Append { shard: shard.clone(), mapping_version: 1, operations, body, message_id: None, claim: None }
 }
 
 fn named(shard: &ShardKey, operations: u32, id: &str) -> Append {

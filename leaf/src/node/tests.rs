@@ -84,6 +84,7 @@ impl Cluster {
             operations: operations.len() as u32,
             body: v1::Batch { operations }.encode_to_vec().into(),
             message_id: None,
+            claim: None,
         };
         self.engine.log.append(vec![append]).await.unwrap().pop().unwrap().unwrap()
     }

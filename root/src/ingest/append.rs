@@ -77,5 +77,6 @@ fn to_append(batch: &Batch) -> Append {
         operations: batch.places.len() as u32,
         body: batch.body.clone(),
         message_id: batch.message_id.clone(),
+        claim: None,
     }
 }

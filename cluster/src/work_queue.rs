@@ -1,0 +1,191 @@
+//! The work queue: durable tasks that competing workers claim, extend, and finish.
+//!
+//! ```text
+//! ready ──claim──> claimed ──ack──> done
+//!   ^                │ │ nack, or the claim ran out: ready again after a delay,
+//!   └────────────────┘ └──> dead, after too many attempts (replay makes it ready again)
+//! ```
+//!
+//! Claim times are the engine's clock, the only place where one counts.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::Error;
+
+/// A task's number, unique in the cluster; grows with every push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskId(pub u64);
+
+/// The proof of a claim: good until the claim runs out or another claim is made.
+/// As text (`Display`, `FromStr`): `TASK-CLAIM`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Receipt {
+    /// The task.
+    pub task: TaskId,
+    /// The how-manieth claim of the task it is, from 1.
+    pub claim: u64,
+}
+
+/// A task to push.
+#[derive(Clone, Debug)]
+pub struct NewTask {
+    /// Pushing the same key again, while the task is kept in any state, changes nothing and answers
+    /// with the first task's id.
+    pub key: Option<String>,
+    /// What to do; only the workers of its kind understand it.
+    pub body: Bytes,
+    /// The task is dead after this many attempts; at least 1.
+    pub attempts_max: u32,
+}
+
+/// A task that was claimed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Names the claim in every later call.
+    pub receipt: Receipt,
+    /// What to do.
+    pub body: Bytes,
+    /// What the last worker noted, see [`WorkQueue::extend`]; empty at first.
+    pub progress: Bytes,
+    /// The how-manieth attempt it is, from 1. A claim that ran out was an attempt; one that was
+    /// given back by `nack` with no reason was not.
+    pub attempt: u32,
+}
+
+/// A task's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TaskState {
+    /// May be claimed, now or after its delay.
+    Ready,
+    /// Claimed, and the claim has not run out.
+    Claimed,
+    /// Finished.
+    Done,
+    /// Given up after too many attempts, or cancelled.
+    Dead,
+}
+
+/// A task as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// Its id.
+    pub id: TaskId,
+    /// Its kind.
+    pub kind: String,
+    /// The key it was pushed with.
+    pub key: Option<String>,
+    /// Its state. A claim that ran out counts as ready.
+    pub state: TaskState,
+    /// What to do.
+    pub body: Bytes,
+    /// What its worker noted last; for a finished task its result.
+    pub progress: Bytes,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// Attempts allowed.
+    pub attempts_max: u32,
+    /// Who claimed it last; empty when nobody did.
+    pub worker: String,
+    /// Why the last attempt failed; empty when none did.
+    pub reason: String,
+    /// Whether it shall be cancelled: its worker hears of it when it extends.
+    pub cancelled: bool,
+    /// Milliseconds since the epoch, by the engine's clock.
+    pub pushed_ms: u64,
+    /// When its state changed last, likewise.
+    pub changed_ms: u64,
+}
+
+/// How many tasks of a kind there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueCounts {
+    /// May be claimed, now or after a delay.
+    pub ready: u64,
+    /// Claimed.
+    pub claimed: u64,
+    /// Finished, ever; finished tasks themselves are kept for a while only.
+    pub done: u64,
+    /// Dead and kept.
+    pub dead: u64,
+}
+
+/// The durable queue of tasks. Cheap to share behind an `Arc`. Every change is durable on return.
+#[async_trait]
+pub trait WorkQueue: Send + Sync + 'static {
+    /// Adds tasks, all or none; ids in their order.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] for a body over 1 MiB; [`Error::QueueFull`] at the limit of kept tasks.
+    async fn push(&self, kind: &str, tasks: Vec<NewTask>) -> Result<Vec<TaskId>, Error>;
+
+    /// Claims the ready task of the kind that was pushed first, for `lease`. Two workers never get the
+    /// same task. A task whose claims ran out `attempts_max` times becomes dead instead.
+    async fn claim(&self, kind: &str, lease: Duration, worker: &str) -> Result<Option<Claim>, Error>;
+
+    /// Makes the claim last `lease` from now and notes progress if given. Returns whether the task
+    /// was cancelled meanwhile; then the worker stops and acknowledges.
+    ///
+    /// # Errors
+    /// [`Error::ClaimLost`] when the claim ran out or was taken over.
+    async fn extend(&self, receipt: Receipt, lease: Duration, progress: Option<Bytes>) -> Result<bool, Error>;
+
+    /// Finishes the task with a result (it takes the progress's place). A cancelled task becomes dead.
+    ///
+    /// # Errors
+    /// [`Error::ClaimLost`].
+    async fn ack(&self, receipt: Receipt, result: Bytes) -> Result<(), Error>;
+
+    /// Gives the task back: ready again after `delay`, or dead if this was the last attempt. Without a
+    /// reason the attempt does not count (a worker that shuts down).
+    ///
+    /// # Errors
+    /// [`Error::ClaimLost`].
+    async fn nack(&self, receipt: Receipt, delay: Duration, reason: Option<&str>) -> Result<(), Error>;
+
+    /// A task, while it is kept.
+    async fn task(&self, id: TaskId) -> Result<Option<Task>, Error>;
+
+    /// Tasks of a kind (any state, or one) with ids after `after`, ascending, at most `limit`.
+    async fn tasks(
+        &self,
+        kind: &str,
+        state: Option<TaskState>,
+        after: TaskId,
+        limit: usize,
+    ) -> Result<Vec<Task>, Error>;
+
+    /// Cancels: a ready task is dead at once, a claimed one when its worker hears of it. False when
+    /// the task is not there or has ended.
+    async fn cancel(&self, id: TaskId) -> Result<bool, Error>;
+
+    /// Makes dead tasks ready again with no attempts used. Returns how many were dead.
+    async fn replay(&self, ids: &[TaskId]) -> Result<u64, Error>;
+
+    /// Forgets dead tasks. Returns how many were dead.
+    async fn drop_dead(&self, ids: &[TaskId]) -> Result<u64, Error>;
+
+    /// How many tasks of the kind there are.
+    async fn counts(&self, kind: &str) -> Result<QueueCounts, Error>;
+}
+
+impl fmt::Display for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.task.0, self.claim)
+    }
+}
+
+impl FromStr for Receipt {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text
+            .split_once('-')
+            .and_then(|(task, claim)| Some(Self { task: TaskId(task.parse().ok()?), claim: claim.parse().ok()? }));
+        parsed.ok_or_else(|| format!("{text:?} is no receipt: it should look like 12-1"))
+    }
+}
