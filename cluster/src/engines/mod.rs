@@ -1,6 +1,12 @@
 //! The engines that keep a cluster's state, chosen by the scheme of the cluster URL.
 
+mod appends;
+mod codec;
+mod failure;
+mod plan;
+mod reading;
 mod sqlite;
+mod watching;
 
 use std::fmt;
 use std::path::Path;

@@ -16,9 +16,10 @@ use sqlx::{ConnectOptions, Connection, Row};
 use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 
 use super::bell::{Bell, Tone};
-use super::failure::{of_sql, unavailable};
+use super::failure::of_sql;
 use super::turn::{Held, Turnstile, lock, open_lock};
 use crate::Error;
+use crate::engines::failure::unavailable;
 
 /// Connections that read at the same time; more wait.
 const READERS_MAX: u32 = 4;

@@ -8,22 +8,17 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
-use tokio::sync::{Semaphore, mpsc, oneshot};
 use trawl_proto::{Epoch, Seq, ShardKey};
 
-use super::codec;
 use super::database::{Database, Transaction};
-use super::failure::unavailable;
-use super::plan::{Prepared, ROW_BYTES};
-use super::poll::Ends;
-use super::read::offload;
-use super::writer::{Job, Writer, read_heads};
+use super::writer::{Writer, read_heads};
 use super::{EngineOptions, Tasks};
 use crate::Error;
+use crate::engines::appends::Appends;
+use crate::engines::plan::ROW_BYTES;
+use crate::engines::reading::{Ends, Rows as _, follow};
 use crate::shard_log::{Append, Appended, Head, Record, ShardLog};
 
-/// Length of a message id at most.
-const MESSAGE_ID_BYTES_MAX: usize = 1_024;
 /// Rows that one transaction of a trim or removal deletes at most, so that appends are not held up.
 const DELETE_ROWS_MAX: u32 = 500;
 /// Free pages (of 4 KiB) that are kept for the rows to come; more are given back to the file system,
@@ -35,26 +30,20 @@ const GIVE_BACK_STEPS: u32 = 16;
 /// The logs of one engine.
 pub(super) struct SqliteLog {
     shared: Arc<Shared>,
-    queue: mpsc::Sender<Job>,
-    /// Room for bodies in the queue, in KiB.
-    room: Arc<Semaphore>,
+    appends: Appends,
 }
 
 /// What reads, tails and the leader's calls work with.
 pub(super) struct Shared {
     pub(super) database: Arc<Database>,
     pub(super) ends: Ends,
-    options: EngineOptions,
     _tasks: Arc<Tasks>,
 }
 
 impl SqliteLog {
-    pub(super) fn new(database: Arc<Database>, options: EngineOptions, ends: Ends, tasks: Arc<Tasks>) -> Self {
-        let (queue, jobs) = mpsc::channel(options.append_queue_max);
-        // Ends by itself when the queue closes, after the last group: not among the aborted tasks.
-        tokio::spawn(Writer::new(database.clone(), options.clone()).run(jobs));
-        let room = Arc::new(Semaphore::new(kib(options.append_queue_bytes_max) as usize));
-        Self { shared: Arc::new(Shared { database, options, ends, _tasks: tasks }), queue, room }
+    pub(super) fn new(database: Arc<Database>, options: &EngineOptions, ends: Ends, tasks: Arc<Tasks>) -> Self {
+        let appends = Appends::start(options, Writer::new(database.clone(), options.clone()));
+        Self { shared: Arc::new(Shared { database, ends, _tasks: tasks }), appends }
     }
 }
 
@@ -97,17 +86,7 @@ impl ShardLog for SqliteLog {
     }
 
     async fn append(&self, batches: Vec<Append>) -> Result<Vec<Result<Appended, Error>>, Error> {
-        let kib = kib(batches.iter().map(|batch| batch.body.len()).sum::<usize>());
-        let full = || unavailable("cannot append", "too many appends are waiting in this process");
-        let room = self.room.clone().try_acquire_many_owned(kib).map_err(|_| full())?;
-        let (prepared, refused) = prepare(batches, self.shared.options.batch_bytes_max).await?;
-        if prepared.is_empty() {
-            return Ok(merge(refused, Vec::new()));
-        }
-        let (reply, answer) = oneshot::channel();
-        self.queue.try_send(Job { batches: prepared, reply, _room: room }).map_err(|_| full())?;
-        let results = answer.await.map_err(|error| unavailable("append was cut off", error))??;
-        Ok(merge(refused, results))
+        self.appends.append(batches).await
     }
 
     async fn read(&self, shard: &ShardKey, after: Seq, bytes_max: usize) -> Result<Vec<Record>, Error> {
@@ -116,7 +95,7 @@ impl ShardLog for SqliteLog {
     }
 
     fn tail(&self, shard: &ShardKey, after: Seq) -> BoxStream<'static, Result<Record, Error>> {
-        self.shared.tail(shard.clone(), after)
+        follow(self.shared.clone(), self.shared.ends.subscribe(), shard.clone(), after)
     }
 
     async fn trim(&self, epoch: Epoch, shard: &ShardKey, through: Seq) -> Result<(), Error> {
@@ -231,54 +210,6 @@ impl Shared {
     }
 }
 
-/// Compresses batches; those that can never be taken stand with their error at their place among the
-/// others' `None`.
-async fn prepare(batches: Vec<Append>, batch_bytes_max: usize) -> Result<(Vec<Prepared>, Vec<Option<Error>>), Error> {
-    let bytes = batches.iter().map(|batch| batch.body.len()).sum();
-    let work = move || {
-        let refused: Vec<Option<Error>> = batches.iter().map(|batch| refuse(batch, batch_bytes_max)).collect();
-        let taken = batches.into_iter().zip(&refused).filter(|(_, refused)| refused.is_none());
-        let prepared = taken.map(|(batch, _)| Prepared {
-            encoded: codec::encode(&batch.body),
-            shard: batch.shard,
-            mapping_version: batch.mapping_version,
-            operations: batch.operations,
-            body: batch.body,
-            message_id: batch.message_id,
-        });
-        (prepared.collect(), refused)
-    };
-    offload(bytes, work).await
-}
-
-fn refuse(batch: &Append, batch_bytes_max: usize) -> Option<Error> {
-    let too_large = |what, bytes: usize, bytes_max: usize| {
-        Some(Error::TooLarge { what, bytes: bytes as u64, bytes_max: bytes_max as u64 })
-    };
-    if batch.body.len() > batch_bytes_max {
-        return too_large("batch", batch.body.len(), batch_bytes_max);
-    }
-    if let Some(id) = &batch.message_id
-        && id.len() > MESSAGE_ID_BYTES_MAX
-    {
-        return too_large("message id", id.len(), MESSAGE_ID_BYTES_MAX);
-    }
-    (batch.operations == 0).then(|| Error::Corrupt("a batch without operations".to_owned()))
-}
-
-/// Puts the results of those taken at the places of those not refused.
-fn merge(refused: Vec<Option<Error>>, results: Vec<Result<Appended, Error>>) -> Vec<Result<Appended, Error>> {
-    let mut results = results.into_iter();
-    let missing = || Err(unavailable("cannot append", "the answer is missing"));
-    refused
-        .into_iter()
-        .map(|refused| match refused {
-            Some(error) => Err(error),
-            None => results.next().unwrap_or_else(missing),
-        })
-        .collect()
-}
-
 async fn remove_log(connection: &mut SqliteConnection, shard: &ShardKey) -> Result<(), sqlx::Error> {
     let delete = "DELETE FROM logs WHERE index_uid = ?1 AND shard = ?2 RETURNING log";
     let query = sqlx::query(delete).bind(shard.index_uid.as_str()).bind(shard.number);
@@ -292,9 +223,4 @@ async fn remove_log(connection: &mut SqliteConnection, shard: &ShardKey) -> Resu
 /// About the bytes that deleting rows writes: each touches a page of its own at worst.
 fn pages(rows: usize) -> u64 {
     rows as u64 * 4_096
-}
-
-/// Bytes in KiB, rounded up.
-fn kib(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(1_024)).unwrap_or(u32::MAX)
 }

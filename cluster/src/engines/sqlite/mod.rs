@@ -11,11 +11,9 @@
 //! about every 50 ms whether a file has changed; see [`poll`].
 
 mod bell;
-mod codec;
 mod database;
 mod failure;
 mod log;
-mod plan;
 mod poll;
 mod read;
 mod store;
@@ -31,9 +29,10 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use self::database::{Database, Kind};
-use self::failure::unavailable;
 use self::log::SqliteLog;
 use self::store::SqliteStore;
+use super::failure::unavailable;
+use super::reading::Ends;
 use super::{Engine, EngineOptions};
 use crate::Error;
 
@@ -50,7 +49,7 @@ pub(super) async fn open(directory: &Path, options: &EngineOptions) -> Result<En
         .map_err(|error| unavailable(format!("cannot make {}", directory.display()), error))?;
     let store = Arc::new(Database::open(directory, &STORE, options.busy_timeout).await?);
     let logs = Arc::new(Database::open(directory, &LOGS, options.busy_timeout).await?);
-    let ends = poll::Ends::default();
+    let ends = Ends::default();
     let poller = poll::Poller::new(store.clone(), logs.clone(), ends.clone());
     let listener = poll::Listener::start(store.clone(), logs.clone(), ends.clone(), options.poll_interval)
         .map_err(|error| unavailable("cannot start a thread", error))?;
@@ -62,7 +61,7 @@ pub(super) async fn open(directory: &Path, options: &EngineOptions) -> Result<En
     let tasks = Arc::new(Tasks { _tasks: tasks, _listener: listener });
     Ok(Engine {
         store: Arc::new(SqliteStore::new(store, options.clone(), tasks.clone())),
-        log: Arc::new(SqliteLog::new(logs, options.clone(), ends, tasks)),
+        log: Arc::new(SqliteLog::new(logs, options, ends, tasks)),
     })
 }
 

@@ -15,18 +15,15 @@ use std::time::Duration;
 
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
-use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use trawl_proto::{Seq, ShardKey};
 
 use super::database::Database;
 use crate::Error;
+use crate::engines::reading::Ends;
 
 /// How often SQLite is asked.
 const ASK_INTERVAL: Duration = Duration::from_secs(2);
-
-/// The last seq of every log there is, for tails to wait on.
-pub(super) type Ends = watch::Sender<Arc<HashMap<ShardKey, Seq>>>;
 
 /// The thread that listens to the bells; it ends when this is dropped.
 #[derive(Debug)]

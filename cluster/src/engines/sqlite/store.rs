@@ -4,25 +4,19 @@
 //! included, so a watch asks for everything after the revision it has seen.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::BoxStream;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use tokio::sync::watch;
 
 use super::database::Database;
-use super::failure::unavailable;
 use super::{EngineOptions, Tasks};
 use crate::Error;
+use crate::engines::failure::unavailable;
+use crate::engines::watching::{Entries, check_sizes, follow, prefix_end};
 use crate::store::{Change, Entry, Guard, Revision, Store, Update, Write};
-
-/// Length of a key at most.
-const KEY_BYTES_MAX: usize = 1_024;
-/// Pauses of a watch while the engine cannot be read: doubling, from and to.
-const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// The store of one engine.
 pub(super) struct SqliteStore {
@@ -58,17 +52,7 @@ impl Store for SqliteStore {
     }
 
     fn watch(&self, prefix: &str) -> BoxStream<'static, Change> {
-        let watch = Watch {
-            wakes: self.shared.database.changes.subscribe(),
-            shared: self.shared.clone(),
-            prefix: prefix.to_owned(),
-            seen: None,
-        };
-        futures::stream::unfold(watch, |mut watch| async move {
-            let change = watch.next().await;
-            Some((change, watch))
-        })
-        .boxed()
+        follow(self.shared.clone(), self.shared.database.changes.subscribe(), prefix)
     }
 
     async fn commit(&self, guards: &[Guard], writes: &[Write]) -> Result<Revision, Error> {
@@ -81,6 +65,29 @@ impl Store for SqliteStore {
 }
 
 impl Shared {
+    async fn commit(&self, guards: &[Guard], writes: &[Write]) -> Result<Revision, Error> {
+        let failed = || self.database.error("write to");
+        let mut transaction = self.database.begin().await?;
+        let connection = &mut transaction.connection;
+        if let Some(broken) = first_broken(connection, guards).await.map_err(failed())? {
+            transaction.rollback().await;
+            return Err(Error::Conflict(broken));
+        }
+        let (revision, changed) = write(connection, writes).await.map_err(failed())?;
+        if !changed {
+            // Nothing was there to delete: no revision is spent.
+            transaction.rollback().await;
+            return Ok(Revision(revision.0 - 1));
+        }
+        if writes.iter().any(|write| matches!(write, Write::Delete(_))) {
+            prune(connection, self.options.tombstones_max).await.map_err(failed())?;
+        }
+        transaction.commit(writes.iter().map(size).sum()).await?;
+        Ok(revision)
+    }
+}
+
+impl Entries for Shared {
     /// One statement, hence one moment.
     async fn list(&self, prefix: &str) -> Result<(Vec<Entry>, Revision), Error> {
         let rows = sqlx::query(
@@ -125,76 +132,6 @@ impl Shared {
             None => Update::Deleted(row.get(2)),
         };
         Ok(Some((rows.iter().filter(|row| has_key(row, 2)).map(update).collect(), now)))
-    }
-
-    async fn commit(&self, guards: &[Guard], writes: &[Write]) -> Result<Revision, Error> {
-        let failed = || self.database.error("write to");
-        let mut transaction = self.database.begin().await?;
-        let connection = &mut transaction.connection;
-        if let Some(broken) = first_broken(connection, guards).await.map_err(failed())? {
-            transaction.rollback().await;
-            return Err(Error::Conflict(broken));
-        }
-        let (revision, changed) = write(connection, writes).await.map_err(failed())?;
-        if !changed {
-            // Nothing was there to delete: no revision is spent.
-            transaction.rollback().await;
-            return Ok(Revision(revision.0 - 1));
-        }
-        if writes.iter().any(|write| matches!(write, Write::Delete(_))) {
-            prune(connection, self.options.tombstones_max).await.map_err(failed())?;
-        }
-        transaction.commit(writes.iter().map(size).sum()).await?;
-        Ok(revision)
-    }
-}
-
-/// The state of a watch.
-struct Watch {
-    wakes: watch::Receiver<u64>,
-    shared: Arc<Shared>,
-    prefix: String,
-    seen: Option<Revision>,
-}
-
-impl Watch {
-    /// Waits for the next step. Wakes are marked as seen before reading, so none is missed.
-    async fn next(&mut self) -> Change {
-        let mut pause = RETRY_PAUSES.0;
-        loop {
-            self.wakes.borrow_and_update();
-            match self.read().await {
-                Ok(Some(change)) => return change,
-                Ok(None) => {
-                    pause = RETRY_PAUSES.0;
-                    // The sender lives in `shared`, so this cannot fail.
-                    let _ = self.wakes.changed().await;
-                }
-                Err(error) => {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "watch waits for the engine");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(RETRY_PAUSES.1);
-                }
-            }
-        }
-    }
-
-    async fn read(&mut self) -> Result<Option<Change>, Error> {
-        let changes = match self.seen {
-            Some(seen) => self.shared.changes(&self.prefix, seen).await?,
-            None => None,
-        };
-        match changes {
-            Some((updates, revision)) => {
-                self.seen = Some(revision);
-                Ok((!updates.is_empty()).then_some(Change::Changed(updates, revision)))
-            }
-            None => {
-                let (entries, revision) = self.shared.list(&self.prefix).await?;
-                self.seen = Some(revision);
-                Ok(Some(Change::Snapshot(entries, revision)))
-            }
-        }
     }
 }
 
@@ -261,22 +198,6 @@ async fn prune(connection: &mut SqliteConnection, tombstones_max: u64) -> Result
     Ok(())
 }
 
-fn check_sizes(writes: &[Write], value_bytes_max: usize) -> Result<(), Error> {
-    for write in writes {
-        let (Write::Put(key, _) | Write::Delete(key)) = write;
-        let sizes = [
-            ("key", key.len(), KEY_BYTES_MAX),
-            ("value", if let Write::Put(_, value) = write { value.len() } else { 0 }, value_bytes_max),
-        ];
-        for (what, bytes, bytes_max) in sizes {
-            if bytes > bytes_max {
-                return Err(Error::TooLarge { what, bytes: bytes as u64, bytes_max: bytes_max as u64 });
-            }
-        }
-    }
-    Ok(())
-}
-
 fn size(write: &Write) -> u64 {
     match write {
         Write::Put(key, value) => (key.len() + value.len()) as u64,
@@ -298,37 +219,5 @@ fn entry(row: &SqliteRow, column: usize) -> Entry {
         key: row.get(column),
         value: Bytes::from(row.get::<Vec<u8>, _>(column + 1)),
         revision: revision(row, column + 2),
-    }
-}
-
-/// The least text greater than everything with the prefix; `None` when there is none.
-fn prefix_end(prefix: &str) -> Option<String> {
-    let mut end = prefix.to_owned();
-    while let Some(last) = end.pop() {
-        // The code points of surrogates are not characters.
-        let next = if last == '\u{d7ff}' { Some('\u{e000}') } else { char::from_u32(u32::from(last) + 1) };
-        if let Some(next) = next {
-            end.push(next);
-            return Some(end);
-        }
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::prefix_end;
-
-    proptest! {
-        #[test]
-        fn the_end_of_a_prefix_parts_texts_with_it_from_greater_ones(
-            prefix in "[a/\u{d7fe}-\u{e001}\u{10fffe}\u{10ffff}]{0,3}",
-            text in "[a/\u{d7fe}-\u{e001}\u{10fffe}\u{10ffff}]{0,5}",
-        ) {
-            let inside = text >= prefix && prefix_end(&prefix).is_none_or(|end| text < end);
-            prop_assert_eq!(inside, text.starts_with(&prefix));
-        }
     }
 }

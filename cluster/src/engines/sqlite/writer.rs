@@ -1,49 +1,27 @@
-//! Group commit: one task takes all appends that are waiting and makes them durable together.
-//!
-//! While one group is being synced the next one gathers, so that the sync is paid once per group,
-//! however many producers there are.
+//! Writes a group of appends in one transaction.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 use trawl_proto::{Incarnation, Seq, ShardKey};
 
 use super::EngineOptions;
 use super::database::Database;
-use super::failure::Shared;
-use super::plan::{Known, LogHead, NewRow, Prepared, plan};
 use crate::Error;
+use crate::engines::appends::{GroupCommit, now_ms};
+use crate::engines::plan::{Known, LogHead, NewRow, Prepared, plan};
 use crate::shard_log::Appended;
 
-/// Batches of one transaction, unless a single call brings more.
-const GROUP_BATCHES_MAX: usize = 256;
-/// Stored bytes of one transaction, unless a single call brings more.
-const GROUP_BYTES_MAX: usize = 32 << 20;
 /// Rows per statement; SQLite allows 32,766 parameters.
 const STATEMENT_ROWS_MAX: usize = 128;
 /// How often message ids past their time are deleted, and how many at a time.
 const EXPIRY: (Duration, u32) = (Duration::from_secs(10), 20_000);
 
-/// The batches of one call.
-pub(super) struct Job {
-    pub(super) batches: Vec<Prepared>,
-    pub(super) reply: oneshot::Sender<Result<Vec<Result<Appended, Error>>, Error>>,
-    /// Room in the queue, given back when the job is done.
-    pub(super) _room: OwnedSemaphorePermit,
-}
-
-impl Job {
-    fn bytes(&self) -> usize {
-        self.batches.iter().map(|batch| batch.encoded.bytes.len()).sum()
-    }
-}
-
-/// The task.
+/// Writes groups.
 pub(super) struct Writer {
     database: Arc<Database>,
     options: EngineOptions,
@@ -54,55 +32,11 @@ impl Writer {
     pub(super) fn new(database: Arc<Database>, options: EngineOptions) -> Self {
         Self { database, options, expired_at: Instant::now() }
     }
+}
 
-    /// Runs until the queue is closed and empty.
-    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
-        let mut left_over = None;
-        loop {
-            let first = match left_over.take() {
-                Some(job) => job,
-                None => match queue.recv().await {
-                    Some(job) => job,
-                    None => return,
-                },
-            };
-            let mut group = vec![first];
-            let (mut batches, mut bytes) = (group[0].batches.len(), group[0].bytes());
-            while let Ok(job) = queue.try_recv() {
-                batches += job.batches.len();
-                bytes += job.bytes();
-                if batches > GROUP_BATCHES_MAX || bytes > GROUP_BYTES_MAX {
-                    left_over = Some(job);
-                    break;
-                }
-                group.push(job);
-            }
-            self.write_group(group).await;
-        }
-    }
-
-    async fn write_group(&mut self, mut group: Vec<Job>) {
-        let counts: Vec<usize> = group.iter().map(|job| job.batches.len()).collect();
-        let batches = group.iter_mut().flat_map(|job| std::mem::take(&mut job.batches)).collect();
-        match self.write(batches).await {
-            Ok(results) => {
-                // A caller that has given up is not there to be told.
-                let mut results = results.into_iter();
-                for (job, count) in group.into_iter().zip(counts) {
-                    let _ = job.reply.send(Ok(results.by_ref().take(count).collect()));
-                }
-            }
-            Err(error) => {
-                let error = Shared::new(error);
-                for job in group {
-                    let _ = job.reply.send(Err(error.again()));
-                }
-            }
-        }
-    }
-
+impl GroupCommit for Writer {
     /// One transaction: heads and message ids are read, the plan made, its rows written.
-    async fn write(&mut self, batches: Vec<Prepared>) -> Result<Vec<Result<Appended, Error>>, Error> {
+    async fn commit(&mut self, batches: Vec<Prepared>) -> Result<Vec<Result<Appended, Error>>, Error> {
         let failed = || self.database.error("append to");
         let mut transaction = self.database.begin().await?;
         let connection = &mut transaction.connection;
@@ -127,12 +61,6 @@ impl Writer {
         transaction.commit(bytes).await?;
         Ok(results)
     }
-}
-
-/// Milliseconds since the epoch by this machine's clock.
-fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Reads the head rows of shards; those without a log are left out.
