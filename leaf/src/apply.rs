@@ -290,6 +290,7 @@ impl Core {
         let draft = match operation.kind() {
             Kind::Delete => Ok(None),
             Kind::Index | Kind::Create => self.draft(operation, seq)?.map(Some),
+            Kind::Update => Err(error("illegal_argument_exception", "updates are not applied yet")),
             Kind::Unspecified => Err(error("illegal_argument_exception", "the operation has no kind")),
         };
         let draft = match draft.and_then(|draft| self.validate(operation, draft)) {

@@ -59,6 +59,8 @@ impl Metrics {
                 Result::NotFound => "not_found",
                 Result::VersionConflict => "version_conflict",
                 Result::Rejected => "rejected",
+                Result::Noop => "noop",
+                Result::Missing => "missing",
             };
             self.operations.get_or_create(&ResultLabel { result }).inc();
         }

@@ -41,6 +41,9 @@ pub enum Error {
     /// Lost against somebody else's change (409).
     #[error("{0}")]
     Conflict(String),
+    /// The claim that a write was done for is held no more (409).
+    #[error("{0}")]
+    ClaimLost(String),
     /// Some limit is reached; the same request may work later (429).
     #[error("{reason}")]
     TooManyRequests {
@@ -94,7 +97,8 @@ impl From<trawl_cluster::Error> for Error {
         use trawl_cluster::Error as Engine;
         match &error {
             Engine::Conflict(_) => Self::Conflict(error.to_string()),
-            Engine::ClaimLost(_) | Engine::OtherIncarnation { .. } => Self::Conflict(error.to_string()),
+            Engine::ClaimLost(_) => Self::ClaimLost(error.to_string()),
+            Engine::OtherIncarnation { .. } => Self::Conflict(error.to_string()),
             Engine::LogFull { .. } | Engine::QueueFull { .. } => {
                 Self::TooManyRequests { reason: error.to_string(), retry_after: Duration::from_secs(1) }
             }

@@ -43,7 +43,7 @@ pub(crate) async fn write(root: &Root, items: Vec<WriteItem>, options: WriteOpti
     let records = indices(root, &items, options.timeout).await;
     let bytes_max = root.config.write.batch_bytes_max;
     let (batches, mut slots) = batches::make(items, &records, options.idempotency_key.as_deref(), bytes_max);
-    let appended = append::append(root, &batches).await;
+    let appended = append::append(root, &batches, options.claim).await;
     let outcome_wait = root.config.write.outcome_wait_max.min(options.timeout);
     let waiting = batches.iter().zip(&appended).map(|(batch, appended)| async {
         match appended {

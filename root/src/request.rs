@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use trawl_cluster::catalog::IndexRecord;
+use trawl_cluster::work_queue::Receipt;
 use trawl_data::mapping::Mapping;
 use trawl_proto::{NodeName, Seq, v1};
 
@@ -260,6 +261,8 @@ pub struct WriteOptions {
     pub wait_for_outcome: bool,
     /// The same key, the same write: repeating it changes nothing.
     pub idempotency_key: Option<String>,
+    /// The claim of a task that the write is done for: nothing is written once it is lost.
+    pub claim: Option<Receipt>,
 }
 
 impl Default for WriteOptions {
@@ -269,6 +272,7 @@ impl Default for WriteOptions {
             timeout: Duration::from_secs(60),
             wait_for_outcome: true,
             idempotency_key: None,
+            claim: None,
         }
     }
 }

@@ -100,7 +100,7 @@ fn conflict(known: Known, operation: &Operation) -> Option<String> {
 }
 
 fn outcome(result: Came, seq: u64, version: u64, error: Option<OperationError>) -> Outcome {
-    Outcome { result: result.into(), seq, version, error }
+    Outcome { result: result.into(), seq, version, error, ..Outcome::default() }
 }
 
 #[cfg(test)]

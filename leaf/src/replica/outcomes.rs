@@ -74,6 +74,7 @@ impl Outcomes {
                 seq,
                 version: kept.version,
                 error: kept.error.as_deref().cloned(),
+                ..Outcome::default()
             })
             .collect()
     }

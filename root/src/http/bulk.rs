@@ -6,6 +6,8 @@ mod parse;
 
 use std::time::Instant;
 
+use trawl_cluster::work_queue::Receipt;
+
 use super::{
     call::Call,
     document::{self, rendered},
@@ -34,6 +36,9 @@ pub(crate) const PARAMS: &[&[&str]] = &[&[
     "list_executed_pipelines",
 ]];
 
+/// Header that names the claim of a task: `TASK-CLAIM`.
+const CLAIM: &str = "x-trawl-claim";
+
 /// Bodies above this are parsed off the async workers.
 const INLINE_BYTES_MAX: usize = 256 << 10;
 
@@ -49,6 +54,7 @@ pub(crate) async fn bulk(call: Call) -> Result<Answer, ApiError> {
         timeout: call.params.duration("timeout")?.unwrap_or(WriteOptions::default().timeout),
         wait_for_outcome: true,
         idempotency_key: call.header("idempotency-key").map(str::to_owned),
+        claim: claim(&call)?,
     };
     let entries = parsed(&call).await?;
     let mut items = Vec::with_capacity(entries.len());
@@ -73,6 +79,10 @@ pub(crate) async fn bulk(call: Call) -> Result<Answer, ApiError> {
             Some((index, id, error)) => ItemOutcome { index, id, result: Err(error) },
             None => outcomes.next().ok_or_else(|| Error::Internal("an outcome is missing".to_owned()))?,
         };
+        // Whoever lost the claim has to stop: that is the answer, whatever came of the other items.
+        if let Err(error @ Error::ClaimLost(_)) = outcome.result {
+            return Err(error.into());
+        }
         let item = rendered(&outcome, slot.action == Action::Create, refreshed);
         errors |= item.error.is_some();
         shown.push(Json::Object(vec![(slot.action.name().to_owned(), item.in_bulk())]));
@@ -82,6 +92,12 @@ pub(crate) async fn bulk(call: Call) -> Result<Answer, ApiError> {
         Some(token) => answer.with_header(position::POSITION, &token),
         None => answer,
     })
+}
+
+/// The claim that the request is sent for.
+fn claim(call: &Call) -> Result<Option<Receipt>, Error> {
+    let Some(text) = call.header(CLAIM) else { return Ok(None) };
+    text.parse().map(Some).map_err(|error| illegal(format!("header [X-Trawl-Claim]: {error}")))
 }
 
 struct Slot {

@@ -83,6 +83,7 @@ async fn write(call: Call, id: Option<String>, kind: Kind) -> Result<Answer, Api
         source: if kind == Kind::Delete { bytes::Bytes::new() } else { call.body.clone() },
         if_seq_no: call.params.number("if_seq_no")?,
         if_primary_term: call.params.number("if_primary_term")?,
+        ..Default::default()
     };
     check_conditions(&operation)?;
     let options = WriteOptions {
@@ -90,6 +91,7 @@ async fn write(call: Call, id: Option<String>, kind: Kind) -> Result<Answer, Api
         timeout: call.params.duration("timeout")?.unwrap_or(WriteOptions::default().timeout),
         wait_for_outcome: true,
         idempotency_key: call.header("idempotency-key").map(str::to_owned),
+        claim: None,
     };
     let item = WriteItem { index: call.segment(0).to_owned(), operation };
     let written = call.root().write(vec![item], options).await?;
@@ -149,7 +151,11 @@ pub(crate) fn rendered(item: &ItemOutcome, create: bool, refreshed: bool) -> Ren
                 outcome::Result::Updated => (StatusCode::OK, "updated"),
                 outcome::Result::Deleted => (StatusCode::OK, "deleted"),
                 outcome::Result::NotFound => (StatusCode::NOT_FOUND, "not_found"),
-                outcome::Result::VersionConflict | outcome::Result::Rejected | outcome::Result::Unspecified => {
+                outcome::Result::Noop => (StatusCode::OK, "noop"),
+                outcome::Result::VersionConflict
+                | outcome::Result::Rejected
+                | outcome::Result::Missing
+                | outcome::Result::Unspecified => {
                     let error = refused(item, outcome, written.shard, create);
                     return Rendered { status: error.status, members, error: Some(error) };
                 }
@@ -327,7 +333,13 @@ mod tests {
 
     #[test]
     fn outcomes_read_as_in_elasticsearch() {
-        let created = v1::Outcome { result: outcome::Result::Created.into(), seq: 3, version: 1, error: None };
+        let created = v1::Outcome {
+            result: outcome::Result::Created.into(),
+            seq: 3,
+            version: 1,
+            error: None,
+            ..Default::default()
+        };
         assert_eq!(
             bulk(&item(WriteOutcome::Done(created))),
             r#"{"_index":"books","_id":"7","_version":1,"result":"created","_shards":{"total":2,"successful":1,"failed":0},"_seq_no":3,"_primary_term":1,"status":201}"#
@@ -345,12 +357,24 @@ mod tests {
                 caused_by: None,
             })),
         };
-        let rejected = v1::Outcome { result: outcome::Result::Rejected.into(), seq: 3, version: 0, error: Some(error) };
+        let rejected = v1::Outcome {
+            result: outcome::Result::Rejected.into(),
+            seq: 3,
+            version: 0,
+            error: Some(error),
+            ..Default::default()
+        };
         assert_eq!(
             bulk(&item(WriteOutcome::Done(rejected))),
             r#"{"_index":"books","_id":"7","status":400,"error":{"type":"document_parsing_exception","reason":"[1:5] failed to parse field [year]","caused_by":{"type":"illegal_argument_exception","reason":"For input string: \"x\""}}}"#
         );
-        let conflict = v1::Outcome { result: outcome::Result::VersionConflict.into(), seq: 3, version: 2, error: None };
+        let conflict = v1::Outcome {
+            result: outcome::Result::VersionConflict.into(),
+            seq: 3,
+            version: 2,
+            error: None,
+            ..Default::default()
+        };
         let shown = rendered(&item(WriteOutcome::Done(conflict)), true, false);
         assert_eq!(shown.status, StatusCode::CONFLICT);
         assert_eq!(shown.error.unwrap().reason, "[7]: version conflict, document already exists (current version [2])");

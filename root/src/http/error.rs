@@ -183,6 +183,7 @@ impl From<Error> for ApiError {
                 error
             }
             Error::Conflict(reason) => Self::new(StatusCode::CONFLICT, "version_conflict_engine_exception", reason),
+            Error::ClaimLost(reason) => Self::new(StatusCode::CONFLICT, "claim_lost_exception", reason),
             Error::TooManyRequests { retry_after, .. } => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "es_rejected_execution_exception", reason)
                     .retry_after(retry_after.as_secs().max(1))

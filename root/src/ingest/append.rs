@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use trawl_cluster::Error as EngineError;
 use trawl_cluster::shard_log::{Append, Appended};
+use trawl_cluster::work_queue::Receipt;
 
 use super::batches::Batch;
 use crate::error::Error;
@@ -15,7 +16,7 @@ const LOG_POLL: Duration = Duration::from_millis(50);
 
 /// Appends all batches in one call; results in their order. The log of a new index may have to be
 /// waited for.
-pub(super) async fn append(root: &Root, batches: &[Batch]) -> Vec<Result<Appended, Error>> {
+pub(super) async fn append(root: &Root, batches: &[Batch], claim: Option<Receipt>) -> Vec<Result<Appended, Error>> {
     let deadline = Instant::now() + root.config.write.append_wait_max;
     let mut results: Vec<Option<Result<Appended, Error>>> = batches.iter().map(|_| None).collect();
     loop {
@@ -23,7 +24,7 @@ pub(super) async fn append(root: &Root, batches: &[Batch]) -> Vec<Result<Appende
         if open.is_empty() {
             break;
         }
-        let answers = once(root, open.iter().map(|at| &batches[*at]).map(to_append).collect(), deadline).await;
+        let answers = once(root, open.iter().map(|at| to_append(&batches[*at], claim)).collect(), deadline).await;
         for (at, answer) in open.iter().zip(answers) {
             let exists = || root.viewer.view().uids.contains_key(&batches[*at].record.uid);
             results[*at] = match answer {
@@ -70,13 +71,13 @@ async fn once(root: &Root, batches: Vec<Append>, deadline: Instant) -> Vec<Resul
     }
 }
 
-fn to_append(batch: &Batch) -> Append {
+fn to_append(batch: &Batch, claim: Option<Receipt>) -> Append {
     Append {
         shard: batch.shard.clone(),
         mapping_version: batch.record.mapping_version,
         operations: batch.places.len() as u32,
         body: batch.body.clone(),
         message_id: batch.message_id.clone(),
-        claim: None,
+        claim,
     }
 }

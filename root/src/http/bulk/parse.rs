@@ -243,6 +243,7 @@ impl Head {
             source,
             if_seq_no: self.if_seq_no,
             if_primary_term: self.if_primary_term,
+            ..Default::default()
         };
         super::super::document::check_conditions(&operation)?;
         Ok(operation)
