@@ -64,7 +64,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let engine = trawl_cluster::connect(&args.cluster, &EngineOptions::default())
         .await
         .with_context(|| format!("cannot open the cluster engine {}", args.cluster))?;
-    let mut registry = Registry::with_prefix("trawl");
+    let mut registry = Registry::default();
     let node =
         LeafNode::start(config, engine, &mut registry).await.with_context(|| format!("leaf {name} cannot start"))?;
     tracing::info!(leaf = name, grpc = %node.grpc_addr(), "leaf started");

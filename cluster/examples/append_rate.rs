@@ -62,6 +62,7 @@ async fn measure(
                     body: body.clone(),
                     message_id: Some(format!("{n}-{}-{:?}", latencies.len(), start)),
                     claim: None,
+                    log_bytes_max: None,
                 };
                 let sent = Instant::now();
                 for result in log.append(vec![batch]).await? {

@@ -33,6 +33,13 @@ pub struct IndexRecord {
     pub mapping_version: u64,
     /// Milliseconds since the epoch.
     pub created_ms: u64,
+    /// Bytes that the log of each shard may keep; `None`: the engine's default.
+    #[serde(default)]
+    pub log_bytes_max: Option<u64>,
+    /// By how much the replicas of a shard may all be behind its log before writes are refused, in
+    /// milliseconds; `None` for no limit.
+    #[serde(default)]
+    pub log_age_max_ms: Option<u64>,
 }
 
 impl IndexRecord {

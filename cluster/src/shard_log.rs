@@ -29,6 +29,9 @@ pub struct Append {
     /// The claim that the batch is appended for: checked in the same transaction, so that a worker that
     /// was paused past its claim cannot write.
     pub claim: Option<Receipt>,
+    /// The log's size limit in bytes where the index has one of its own; else the engine's
+    /// ([`EngineOptions::log_bytes_max`](crate::EngineOptions::log_bytes_max)).
+    pub log_bytes_max: Option<u64>,
 }
 
 /// Where a batch went.
@@ -80,6 +83,8 @@ pub struct Head {
     pub mapping_version: u64,
     /// Bytes of the rows still kept.
     pub bytes: u64,
+    /// The time of the last row appended, as in [`Record::time_ms`]; 0 for an empty log.
+    pub time_ms: u64,
 }
 
 /// The chain value of a row: xxh3_64 over the previous row's chain, the first seq (both little

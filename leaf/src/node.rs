@@ -34,6 +34,7 @@ use crate::grpc::{LeafService, Service};
 use crate::metrics::Metrics;
 use crate::pins::Pins;
 use crate::pool::SearchPool;
+use crate::replica::lag::LagCollector;
 use crate::replica::slots::WriterSlots;
 use crate::replica::tail::{Shared, Tail, blocking};
 use crate::replica::{Phase, Replica};
@@ -125,6 +126,8 @@ impl LeafNode {
             engine,
             config,
         };
+        registry
+            .register_collector(Box::new(LagCollector { replicas: service.replicas.clone(), viewer: viewer.clone() }));
         Ok(Self {
             service: Arc::new(service),
             shared: Arc::new(shared),

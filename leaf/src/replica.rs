@@ -3,6 +3,7 @@
 //! A [`Replica`] is a shared handle. Behind it one task ([`tail`]) follows the shard's log; everything
 //! here only reads what that task published, or wakes it.
 
+pub mod lag;
 pub mod outcomes;
 pub mod slots;
 pub mod tail;
@@ -22,6 +23,7 @@ use trawl_proto::{Generation, Seq, ShardKey, failure};
 use crate::ShardSearcher;
 use crate::apply::pending::Pending;
 use crate::schema::FieldMap;
+use lag::{Lag, SeenHead};
 use outcomes::Outcomes;
 
 /// What a replica is doing.
@@ -48,6 +50,8 @@ pub struct Progress {
     pub committed: Generation,
     /// The log's chain at the last row applied.
     pub chain: u64,
+    /// The log's time at the last row applied, in milliseconds since the epoch; 0 for none.
+    pub time_ms: u64,
 }
 
 /// One shard's copy on this leaf.
@@ -71,6 +75,8 @@ pub struct Replica {
     /// Set when the log was seen not to continue this replica.
     broken: Mutex<Option<String>>,
     bytes_on_disk: AtomicU64,
+    /// The log's head as it was seen last.
+    head: SeenHead,
     /// Told of every change of the phase.
     changed: Arc<Notify>,
 }
@@ -84,6 +90,7 @@ impl Replica {
             applied: Generation::default(),
             committed: Generation::default(),
             chain: 0,
+            time_ms: 0,
         };
         Self {
             shard,
@@ -99,6 +106,7 @@ impl Replica {
             refresh_interval: AtomicU64::new(u64::MAX),
             broken: Mutex::default(),
             bytes_on_disk: AtomicU64::new(0),
+            head: SeenHead::default(),
             changed,
         }
     }
@@ -192,8 +200,14 @@ impl Replica {
         }
     }
 
+    /// How far the replica is behind its log, as far as the log has been looked at.
+    pub fn lag(&self) -> Lag {
+        self.head.lag(&self.progress.borrow())
+    }
+
     /// Compares a log's head with where the replica was *before* the head was read.
     pub fn observe_head(&self, head: &Head, before: &Progress) {
+        self.head.see(head.last, head.time_ms);
         let gone = head.last < before.applied.seq;
         let other = head.last == before.applied.seq && head.chain != before.chain;
         if before.phase == Phase::Serving && (gone || other) {
@@ -219,6 +233,7 @@ impl Replica {
         });
         let fields = self.fields.load();
         let fields = fields.as_ref();
+        let (head, head_time_ms) = self.head.at_least(&progress);
         let state = match progress.phase {
             Phase::Recovering => State::Recovering,
             Phase::Serving => State::Serving,
@@ -236,6 +251,9 @@ impl Replica {
             bytes_on_disk: self.bytes_on_disk.load(Ordering::Relaxed),
             fields_version: fields.map_or(0, |fields| fields.fields_version()),
             dynamic_fields: fields.filter(|_| with_fields).map(|fields| fields.dynamic().to_vec()).unwrap_or_default(),
+            head: head.0,
+            head_time_ms,
+            applied_time_ms: progress.time_ms,
         }
     }
 

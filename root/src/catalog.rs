@@ -156,6 +156,8 @@ mod tests {
                 refresh_interval_ms: None,
                 mapping_version: 1,
                 created_ms: 0,
+                log_bytes_max: None,
+                log_age_max_ms: None,
             };
             view.indices.insert((*name).to_owned(), Arc::new(record));
         }

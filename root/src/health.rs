@@ -109,6 +109,8 @@ mod tests {
             refresh_interval_ms: None,
             mapping_version: 1,
             created_ms: 0,
+            log_bytes_max: None,
+            log_age_max_ms: None,
         };
         let mut view = View::default();
         for shard in record.shard_keys() {

@@ -55,6 +55,8 @@ pub(crate) async fn create(root: &Root, name: &str, index: CreateIndex, wait: Du
         refresh_interval_ms: index.refresh_interval.map(|interval| interval.as_millis() as u64),
         mapping_version: 1,
         created_ms: now_ms(),
+        log_bytes_max: index.log_bytes_max,
+        log_age_max_ms: index.log_age_max.map(|age| age.as_millis() as u64),
     };
     let writes = [put_mapping_version(&record.uid, 1, &index.mapping)?, put_record(&record)?];
     let committed = commit(root, &[Guard::Absent(keys::index(name))], &writes).await;
@@ -72,7 +74,14 @@ pub(crate) async fn create(root: &Root, name: &str, index: CreateIndex, wait: Du
 /// Makes an index for a write to a name that does not exist, or finds the one somebody else made.
 pub(crate) async fn create_default(root: &Root, name: &str, wait: Duration) -> Result<Arc<IndexRecord>, Error> {
     let mapping = Mapping::parse(&serde_json::json!({}))?;
-    let index = CreateIndex { shards: 1, replicas: 1, refresh_interval: Some(REFRESH_INTERVAL), mapping };
+    let index = CreateIndex {
+        shards: 1,
+        replicas: 1,
+        refresh_interval: Some(REFRESH_INTERVAL),
+        log_bytes_max: None,
+        log_age_max: None,
+        mapping,
+    };
     let wait = wait.min(root.config.write.create_wait_max);
     match create(root, name, index, wait).await {
         Ok(_) | Err(Error::IndexExists { .. }) => {}

@@ -166,6 +166,8 @@ mod tests {
             refresh_interval_ms: Some(1000),
             mapping_version: 1,
             created_ms: 0,
+            log_bytes_max: None,
+            log_age_max_ms: None,
         })
     }
 

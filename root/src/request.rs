@@ -216,6 +216,10 @@ pub struct CreateIndex {
     pub replicas: u32,
     /// `None`: only on demand.
     pub refresh_interval: Option<Duration>,
+    /// Bytes that each shard's log may keep; `None`: as the cluster has it.
+    pub log_bytes_max: Option<u64>,
+    /// By how much all replicas of a shard may be behind before writes are refused; `None`: no limit.
+    pub log_age_max: Option<Duration>,
     /// The mapping.
     pub mapping: Mapping,
 }

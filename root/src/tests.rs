@@ -23,7 +23,14 @@ fn mapping() -> Mapping {
 }
 
 async fn create(root: &Root, name: &str, shards: u32, replicas: u32) {
-    let index = CreateIndex { shards, replicas, refresh_interval: None, mapping: mapping() };
+    let index = CreateIndex {
+        shards,
+        replicas,
+        refresh_interval: None,
+        log_bytes_max: None,
+        log_age_max: None,
+        mapping: mapping(),
+    };
     let created = root.create_index(name, index, Duration::from_secs(20)).await.unwrap();
     assert!(created.shards_acknowledged);
 }

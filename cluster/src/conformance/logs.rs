@@ -16,7 +16,15 @@ fn shard(number: u32) -> ShardKey {
 
 fn batch(shard: &ShardKey, operations: u32, body: impl Into<String>) -> Append {
     let body = Bytes::from(body.into());
-    Append { shard: shard.clone(), mapping_version: 1, operations, body, message_id: None, claim: None }
+    Append {
+        shard: shard.clone(),
+        mapping_version: 1,
+        operations,
+        body,
+        message_id: None,
+        claim: None,
+        log_bytes_max: None,
+    }
 }
 
 fn named(shard: &ShardKey, operations: u32, id: &str) -> Append {
@@ -214,6 +222,17 @@ pub async fn a_full_log_refuses(open: &Open) {
 
     log.trim(Epoch(1), &full, last).await.unwrap();
     assert_eq!(append(&*log, batch(&full, 1, "z")).await.unwrap().first, last.next());
+}
+
+/// A batch that brings its index's own limit is held to that instead of the engine's.
+pub async fn an_index_has_a_limit_of_its_own(open: &Open) {
+    let log = open(EngineOptions { log_bytes_max: 1_000, ..EngineOptions::default() }).await.log;
+    log.create(Epoch(1), &[shard(0)]).await.unwrap();
+    let with = |log_bytes_max| Append { log_bytes_max, ..batch(&shard(0), 1, "x") };
+    while append(&*log, with(None)).await.is_ok() {}
+    append(&*log, with(Some(2_000))).await.unwrap();
+    let refused = append(&*log, with(Some(500))).await.unwrap_err();
+    assert!(matches!(refused, Error::LogFull { bytes_max: 500, .. }), "{refused:?}");
 }
 
 /// Once a higher epoch has been here, a lower one is refused on every log, also on unknown ones.

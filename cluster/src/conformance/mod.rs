@@ -32,7 +32,7 @@ macro_rules! conformance_suite {
             entries_outlive_the_engine);
         $crate::conformance_suite!($fresh, logs:
             concurrent_appends_are_tailed_without_gaps, a_message_id_is_one_entry, trimming_frees_and_tells,
-            a_full_log_refuses, a_deposed_leader_is_refused_everywhere, a_removed_log_is_gone,
+            a_full_log_refuses, an_index_has_a_limit_of_its_own, a_deposed_leader_is_refused_everywhere, a_removed_log_is_gone,
             logs_outlive_the_engine, reads_begin_inside_rows_and_end_at_the_limit, an_unknown_log_is_an_error,
             the_mapping_version_and_the_time_never_go_back, a_group_answers_each_batch);
     };

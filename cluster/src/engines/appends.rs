@@ -144,6 +144,7 @@ async fn prepare(batches: Vec<Append>, batch_bytes_max: usize) -> Result<(Vec<Pr
             operations: batch.operations,
             body: batch.body,
             message_id: batch.message_id,
+            log_bytes_max: batch.log_bytes_max,
         });
         (prepared.collect(), refused)
     };

@@ -35,6 +35,8 @@ pub(super) struct Prepared {
     pub(super) body: Bytes,
     pub(super) encoded: Encoded,
     pub(super) message_id: Option<String>,
+    /// Instead of the engine's limit.
+    pub(super) log_bytes_max: Option<u64>,
 }
 
 /// Where a message id's batch went.
@@ -84,8 +86,9 @@ pub(super) fn plan(
             continue;
         }
         let bytes = batch.encoded.bytes.len() as u64 + ROW_BYTES;
-        if head.bytes + bytes > log_bytes_max {
-            results.push(Err(Error::LogFull { shard: batch.shard, bytes: head.bytes, bytes_max: log_bytes_max }));
+        let bytes_max = batch.log_bytes_max.unwrap_or(log_bytes_max);
+        if head.bytes + bytes > bytes_max {
+            results.push(Err(Error::LogFull { shard: batch.shard, bytes: head.bytes, bytes_max }));
             continue;
         }
         let row = append(head, batch, bytes, now_ms);
@@ -138,7 +141,15 @@ mod tests {
         let body = Bytes::from(body);
         let encoded = encode(&body);
         let message_id = id.map(|id| id.to_string());
-        Prepared { shard: ShardKey::new("i", shard), mapping_version, operations, body, encoded, message_id }
+        Prepared {
+            shard: ShardKey::new("i", shard),
+            mapping_version,
+            operations,
+            body,
+            encoded,
+            message_id,
+            log_bytes_max: None,
+        }
     }
 
     fn head(log: i64) -> LogHead {

@@ -51,6 +51,8 @@ fn index(name: &str, uid: &str) -> IndexRecord {
         refresh_interval_ms: None,
         mapping_version: 1,
         created_ms: 0,
+        log_bytes_max: None,
+        log_age_max_ms: None,
     }
 }
 

@@ -51,6 +51,8 @@ impl Cluster {
             refresh_interval_ms,
             mapping_version: 1,
             created_ms: 0,
+            log_bytes_max: None,
+            log_age_max_ms: None,
         };
         let mapping = json!({"properties": {"title": {"type": "text"}, "n": {"type": "long"}}});
         let assignment = AssignmentRecord { format: 1, leaves: vec!["leaf-0".into()] };
@@ -85,6 +87,7 @@ impl Cluster {
             body: v1::Batch { operations }.encode_to_vec().into(),
             message_id: None,
             claim: None,
+            log_bytes_max: None,
         };
         self.engine.log.append(vec![append]).await.unwrap().pop().unwrap().unwrap()
     }

@@ -419,6 +419,7 @@ impl Replica {
             progress.applied = core.applied();
             progress.committed = core.committed();
             progress.chain = core.chain();
+            progress.time_ms = core.state().time_ms;
         });
     }
 }

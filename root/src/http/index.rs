@@ -55,6 +55,8 @@ fn parse(members: &Members) -> Result<CreateIndex, Error> {
         shards: settings.shards,
         replicas: settings.replicas,
         refresh_interval: settings.refresh_interval,
+        log_bytes_max: settings.log_bytes_max,
+        log_age_max: settings.log_age_max,
         mapping,
     })
 }

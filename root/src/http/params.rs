@@ -112,6 +112,28 @@ pub fn duration(text: &str, name: &str) -> Result<Duration, Error> {
     Ok(Duration::from_nanos(number.saturating_mul(nanoseconds)))
 }
 
+/// A number of bytes as Elasticsearch writes it: a number with a unit from `b` to `tb`.
+pub fn byte_size(text: &str, name: &str) -> Result<u64, Error> {
+    let trimmed = text.trim().to_ascii_lowercase();
+    let failed = || {
+        illegal(format!(
+            "failed to parse setting [{name}] with value [{text}] as a size in bytes: unit is missing or unrecognized"
+        ))
+    };
+    let digits = trimmed.trim_end_matches(|character: char| character.is_ascii_alphabetic());
+    let number: u64 = digits.trim().parse().map_err(|_| failed())?;
+    let shift = match &trimmed[digits.len()..] {
+        "b" => 0,
+        "k" | "kb" => 10,
+        "m" | "mb" => 20,
+        "g" | "gb" => 30,
+        "t" | "tb" => 40,
+        "" if number == 0 => 0,
+        _ => return Err(failed()),
+    };
+    Ok(number.saturating_mul(1 << shift))
+}
+
 /// The text of a path segment: percent signs resolved; `None` when that is not UTF-8.
 pub fn decode_segment(segment: &str) -> Option<String> {
     if !segment.contains('%') {
@@ -162,6 +184,9 @@ mod tests {
         assert!(duration("xs", "t").is_err());
         assert!(duration("é", "t").is_err());
         duration("99999999999999999d", "t").unwrap();
+        assert_eq!(byte_size("64mb", "t").unwrap(), 64 << 20);
+        assert_eq!(byte_size(" 5B ", "t").unwrap(), 5);
+        assert!(byte_size("5", "t").is_err() && byte_size("mb", "t").is_err() && byte_size("1é", "t").is_err());
     }
 
     #[test]

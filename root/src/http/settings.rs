@@ -17,11 +17,26 @@ pub(crate) struct Settings {
     pub(crate) shards: u32,
     pub(crate) replicas: u32,
     pub(crate) refresh_interval: Option<Duration>,
+    /// `index.trawl.log_size`: bytes of each shard's log; `None`: the cluster's default.
+    pub(crate) log_bytes_max: Option<u64>,
+    /// `index.trawl.log_age`: by how much all replicas of a shard may be behind; `None`: no limit.
+    pub(crate) log_age_max: Option<Duration>,
 }
+
+/// A smaller log could not take one batch.
+const LOG_BYTES_MIN: u64 = 64 << 10;
+/// A shorter age would refuse writes between two rounds of any replica.
+const LOG_AGE_MIN: Duration = Duration::from_secs(1);
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { shards: 1, replicas: 1, refresh_interval: Some(Duration::from_secs(1)) }
+        Self {
+            shards: 1,
+            replicas: 1,
+            refresh_interval: Some(Duration::from_secs(1)),
+            log_bytes_max: None,
+            log_age_max: None,
+        }
     }
 }
 
@@ -48,6 +63,30 @@ impl Settings {
                     "-1" => None,
                     text => Some(params::duration(text, "index.refresh_interval")?),
                 };
+            }
+            "trawl.log_size" => {
+                let text = keys::text(value, short)?;
+                self.log_bytes_max = match text.trim() {
+                    "-1" => None,
+                    text => Some(params::byte_size(text, "index.trawl.log_size")?),
+                };
+                if self.log_bytes_max.is_some_and(|bytes| bytes < LOG_BYTES_MIN) {
+                    return Err(illegal(format!(
+                        "Failed to parse value [{text}] for setting [index.{short}] must be >= [64kb]"
+                    )));
+                }
+            }
+            "trawl.log_age" => {
+                let text = keys::text(value, short)?;
+                self.log_age_max = match text.trim() {
+                    "-1" => None,
+                    text => Some(params::duration(text, "index.trawl.log_age")?),
+                };
+                if self.log_age_max.is_some_and(|age| age < LOG_AGE_MIN) {
+                    return Err(illegal(format!(
+                        "Failed to parse value [{text}] for setting [index.{short}] must be >= [1s]"
+                    )));
+                }
             }
             _ => {
                 return Err(illegal(format!(
@@ -83,12 +122,13 @@ fn number(name: &str, value: &Json, least: u32, greatest: u32) -> Result<u32, Er
 
 /// The settings of an index as Elasticsearch shows them: all texts.
 pub(crate) fn shown(record: &IndexRecord, flat: bool) -> Json {
-    let refresh = match record.refresh_interval_ms {
+    let time = |ms: Option<u64>| match ms {
         None => "-1".to_owned(),
         Some(ms) if ms % 1000 == 0 => format!("{}s", ms / 1000),
         Some(ms) => format!("{ms}ms"),
     };
-    let members: Members = vec![
+    let refresh = time(record.refresh_interval_ms);
+    let mut members: Members = vec![
         ("refresh_interval".to_owned(), refresh.into()),
         ("number_of_shards".to_owned(), record.shards.to_string().into()),
         ("provided_name".to_owned(), record.name.as_str().into()),
@@ -96,10 +136,33 @@ pub(crate) fn shown(record: &IndexRecord, flat: bool) -> Json {
         ("number_of_replicas".to_owned(), record.replicas.to_string().into()),
         ("uuid".to_owned(), record.uid.as_str().into()),
     ];
+    if let Some(bytes) = record.log_bytes_max {
+        members.push(("trawl.log_size".to_owned(), format!("{bytes}b").into()));
+    }
+    if record.log_age_max_ms.is_some() {
+        members.push(("trawl.log_age".to_owned(), time(record.log_age_max_ms).into()));
+    }
     if flat {
         return Json::Object(members.into_iter().map(|(name, value)| (format!("index.{name}"), value)).collect());
     }
-    object! { "index" => members }
+    object! { "index" => nested(members) }
+}
+
+/// `a.b` becomes `b` inside of `a`.
+fn nested(members: Members) -> Members {
+    let mut nested = Members::new();
+    for (name, value) in members {
+        let Some((outer, inner)) = name.split_once('.') else {
+            nested.push((name, value));
+            continue;
+        };
+        let inner = (inner.to_owned(), value);
+        match nested.iter_mut().find(|(name, _)| name == outer) {
+            Some((_, Json::Object(members))) => members.push(inner),
+            _ => nested.push((outer.to_owned(), Json::Object(vec![inner]))),
+        }
+    }
+    nested
 }
 
 #[cfg(test)]
@@ -114,7 +177,12 @@ mod tests {
 
     #[test]
     fn all_forms() {
-        let expected = Settings { shards: 4, replicas: 0, refresh_interval: Some(Duration::from_millis(500)) };
+        let expected = Settings {
+            shards: 4,
+            replicas: 0,
+            refresh_interval: Some(Duration::from_millis(500)),
+            ..Settings::default()
+        };
         for text in [
             r#"{"number_of_shards":4,"number_of_replicas":"0","refresh_interval":"500ms"}"#,
             r#"{"index":{"number_of_shards":"4","number_of_replicas":0,"refresh_interval":"500ms"}}"#,
@@ -124,6 +192,11 @@ mod tests {
         }
         assert_eq!(parsed(r#"{"refresh_interval":"-1"}"#).unwrap().refresh_interval, None);
         assert_eq!(parsed("{}").unwrap(), Settings::default());
+        let limits = parsed(r#"{"index":{"trawl":{"log_size":"64mb","log_age":"90s"}}}"#).unwrap();
+        assert_eq!((limits.log_bytes_max, limits.log_age_max), (Some(64 << 20), Some(Duration::from_secs(90))));
+        assert_eq!(parsed(r#"{"trawl.log_size":-1,"trawl.log_age":"-1"}"#).unwrap(), Settings::default());
+        assert!(parsed(r#"{"trawl.log_size":"1kb"}"#).unwrap_err().to_string().ends_with("must be >= [64kb]"));
+        assert!(parsed(r#"{"trawl.log_age":"1ms"}"#).unwrap_err().to_string().ends_with("must be >= [1s]"));
     }
 
     #[test]

@@ -79,5 +79,6 @@ fn to_append(batch: &Batch, claim: Option<Receipt>) -> Append {
         body: batch.body.clone(),
         message_id: batch.message_id.clone(),
         claim,
+        log_bytes_max: batch.record.log_bytes_max,
     }
 }

@@ -154,6 +154,8 @@ mod tests {
             refresh_interval_ms: None,
             mapping_version: 1,
             created_ms: 0,
+            log_bytes_max: None,
+            log_age_max_ms: None,
         };
         HashMap::from([("books".to_owned(), Ok(Arc::new(record)))])
     }

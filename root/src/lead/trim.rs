@@ -138,6 +138,7 @@ mod tests {
             trimmed: Seq(trimmed),
             mapping_version: 1,
             bytes,
+            time_ms: 0,
         }
     }
 

@@ -115,6 +115,7 @@ impl ShardLog for SqliteLog {
                 trimmed: head.trimmed,
                 mapping_version: head.mapping_version,
                 bytes: head.bytes,
+                time_ms: head.time_ms,
             })
         };
         Ok(shards.iter().map(head).collect())

@@ -42,7 +42,15 @@ async fn execute(file: PathBuf, statement: &'static str) {
 
 fn batch(shard: &ShardKey, body: &str) -> Append {
     let body = Bytes::from(body.to_owned());
-    Append { shard: shard.clone(), mapping_version: 1, operations: 1, body, message_id: None, claim: None }
+    Append {
+        shard: shard.clone(),
+        mapping_version: 1,
+        operations: 1,
+        body,
+        message_id: None,
+        claim: None,
+        log_bytes_max: None,
+    }
 }
 
 #[tokio::test]

@@ -19,6 +19,8 @@ fn record(name: &str, shards: u32, replicas: u32) -> Arc<IndexRecord> {
         refresh_interval_ms: None,
         mapping_version: 1,
         created_ms: 0,
+        log_bytes_max: None,
+        log_age_max_ms: None,
     })
 }
 
