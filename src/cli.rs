@@ -45,4 +45,7 @@ pub enum Command {
     Search(crate::search::Args),
     /// Say whether a root is ready, by exit code
     Health(crate::health::Args),
+    /// Measure
+    #[command(subcommand)]
+    Bench(trawl_bench::Command),
 }

@@ -55,5 +55,6 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Load(args) => load::run(args).await,
         Command::Search(args) => search::run(args).await,
         Command::Health(args) => health::run(args).await,
+        Command::Bench(command) => trawl_bench::run(command).await,
     }
 }
