@@ -172,7 +172,12 @@ impl Reference {
         let tokens = analyzer.tokens(text);
         let clauses: Vec<Scores> =
             tokens.iter().map(|token| self.term(field, &Value::from(token.text.as_str()), boost)).collect();
-        let minimum = if and { clauses.len() as u64 } else { minimum.unwrap_or(1) };
+        // As in Elasticsearch: text that comes to a single term is that term, whatever minimum was asked for.
+        let minimum = match clauses.len() {
+            1 => 1,
+            count if and => count as u64,
+            _ => minimum.unwrap_or(1),
+        };
         sum(&clauses, minimum)
     }
 
