@@ -99,6 +99,7 @@ async fn measure(
                     body: body.clone(),
                     message_id: None,
                     claim: None,
+                    log_bytes_max: None,
                 };
                 let sent = Instant::now();
                 for result in log.append(vec![batch]).await? {
