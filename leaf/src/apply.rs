@@ -7,6 +7,8 @@
 
 pub mod decide;
 pub mod draft;
+pub mod fault;
+pub mod isolation;
 pub mod keys;
 pub mod layout;
 pub mod pending;
@@ -15,8 +17,10 @@ pub mod state;
 pub mod tokens;
 pub mod tombstones;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 
 use prost::Message;
 use tantivy::{IndexWriter, Term};
@@ -28,22 +32,29 @@ use trawl_proto::{Generation, Seq, ShardKey};
 
 use self::decide::{Effect, Known, Stamp, decide, rejected};
 use self::draft::{Draft, HiddenValues, error};
+use self::isolation::{Drafted, Drafter, Failure, Limits, Ticket};
 use self::layout::Layout;
 use self::pending::Pending;
 use self::state::State;
-use self::tokens::Analyzers;
 use crate::ShardSearcher;
 use crate::error::Error;
 use crate::index::{IdLookup, ReplicaDir, ShardIndex, commit};
 use crate::schema::{FieldMap, PhysicalSchema, SPARES_DEFAULT, fields};
 
+/// The error type of operations that are skipped.
+const POISON: &str = "poison_exception";
 /// The longest `_id`, in bytes, as in Elasticsearch.
 const ID_BYTES_MAX: usize = 512;
+/// Larger rows are not drafted ahead, in bytes: two of them at once would take much memory.
+const AHEAD_BYTES_MAX: usize = 2 << 20;
 /// The apply rules that this program knows.
 pub const APPLY_VERSION: u32 = 1;
 
 /// Gives a mapping version of the replica's index; called on blocking threads.
 pub type Mappings = Box<dyn FnMut(u64) -> Result<Mapping, Error> + Send + Sync>;
+
+/// Operations that no replica applies, and why; set by whoever follows the store.
+pub type Skips = ArcSwap<BTreeMap<Generation, Arc<str>>>;
 
 /// Why applying stopped. Whatever it is, the core has to be opened again from its last commit.
 #[derive(Debug)]
@@ -73,10 +84,20 @@ pub struct Core {
     writer_bytes: usize,
     lookup: IdLookup,
     pending: Arc<Pending>,
-    layout: Layout,
+    layout: Arc<Layout>,
     fields: Arc<FieldMap>,
-    analyzers: Analyzers,
+    drafter: Drafter,
+    ahead: Option<Prepared>,
+    skips: Arc<Skips>,
     mappings: Mappings,
+}
+
+/// A row that is being drafted.
+struct Prepared {
+    first: Seq,
+    chain: u64,
+    batch: Arc<Batch>,
+    ticket: Ticket,
 }
 
 impl Core {
@@ -121,11 +142,20 @@ impl Core {
             writer_bytes,
             lookup,
             pending,
-            layout,
+            layout: Arc::new(layout),
             fields: Arc::new(fields),
-            analyzers: Analyzers::default(),
+            drafter: Drafter::new(Limits::default()),
+            ahead: None,
+            skips: Arc::default(),
             mappings,
         })
+    }
+
+    /// With bounds for drafting, and the operations to leave out.
+    pub fn with(mut self, limits: Limits, skips: Arc<Skips>) -> Self {
+        self.drafter = Drafter::new(limits);
+        self.skips = skips;
+        self
     }
 
     /// The last operation applied.
@@ -158,20 +188,39 @@ impl Core {
         self.writer.is_some()
     }
 
-    /// Applies one row: checks that it continues what is here, then applies operation after
-    /// operation. Returns their outcomes.
-    pub fn apply(&mut self, record: &Record) -> Result<Vec<Outcome>, Stop> {
-        let batch = self.check(record)?;
+    /// Applies one row, and drafts the next meanwhile:
+    ///
+    /// 1. check that the row continues what is here,
+    /// 2. get its documents drafted, if they have not been drafted ahead,
+    /// 3. begin to draft the next row,
+    /// 4. apply operation after operation.
+    ///
+    /// Returns their outcomes.
+    pub fn apply(&mut self, record: &Record, next: Option<&Record>) -> Result<Vec<Outcome>, Stop> {
+        let ahead = self.ahead.take().filter(|ahead| ahead.first == record.first && ahead.chain == record.chain);
+        let batch = match &ahead {
+            Some(ahead) => ahead.batch.clone(),
+            None => Arc::new(decode(record)?),
+        };
+        self.check(record, &batch)?;
         if record.mapping_version != self.state.mapping_version {
             self.change_mapping(record)?;
+        }
+        let prepared = match ahead {
+            Some(ahead) => ahead,
+            None => self.prepare(record, batch.clone())?,
+        };
+        let drafts = self.drafts(record, prepared)?;
+        if let Some(next) = next {
+            self.draft_ahead(next);
         }
         self.state.at.incarnation = record.incarnation;
         self.state.time_ms = record.time_ms;
         let keys_version = self.state.keys.version();
         let mut outcomes = Vec::with_capacity(batch.operations.len());
-        for operation in &batch.operations {
+        for (operation, drafted) in batch.operations.iter().zip(drafts) {
             let seq = self.state.at.seq.next();
-            outcomes.push(self.apply_operation(operation, seq)?);
+            outcomes.push(self.apply_operation(operation, drafted, seq)?);
             self.state.at.seq = seq;
         }
         self.state.chain = record.chain;
@@ -208,6 +257,7 @@ impl Core {
 
     /// Closes the writer when its merges are done. Everything has to be committed before.
     pub fn close_writer(&mut self) -> Result<(), Error> {
+        self.drafter.rest();
         if let Some(writer) = self.writer.take() {
             writer.wait_merging_threads()?;
         }
@@ -235,8 +285,8 @@ impl Core {
         self.dir.publish(&path)
     }
 
-    /// The row must be the very next one, link to the chain, and be readable.
-    fn check(&self, record: &Record) -> Result<Batch, Error> {
+    /// The row must be the very next one, link to the chain, and be of rules that are known.
+    fn check(&self, record: &Record, batch: &Batch) -> Result<(), Error> {
         let expected = self.state.at.seq.next();
         if record.first != expected || record.incarnation < self.state.at.incarnation {
             return Err(Error::History(format!(
@@ -256,8 +306,6 @@ impl Core {
                 record.first, record.apply_version
             )));
         }
-        let batch = Batch::decode(record.body.clone())
-            .map_err(|error| Error::Unreadable(format!("row {} of the log: {error}", record.first)))?;
         if record.first.0 + batch.operations.len() as u64 != record.last.0 + 1 {
             return Err(Error::Unreadable(format!(
                 "row {} to {} of the log has {} operations",
@@ -266,7 +314,44 @@ impl Core {
                 batch.operations.len()
             )));
         }
-        Ok(batch)
+        Ok(())
+    }
+
+    /// Hands a row to the drafting thread.
+    fn prepare(&mut self, record: &Record, batch: Arc<Batch>) -> Result<Prepared, Error> {
+        let skips = self.skips.load();
+        let skipped = skipped(&skips, record).map(|(place, _)| place).collect();
+        let ticket = self.drafter.begin(&self.layout, &batch, skipped)?;
+        Ok(Prepared { first: record.first, chain: record.chain, batch, ticket })
+    }
+
+    /// Begins to draft a row that is to be applied later, if that can be done with the present mapping.
+    /// What is wrong with it is found when it is applied.
+    fn draft_ahead(&mut self, next: &Record) {
+        if next.mapping_version == self.state.mapping_version
+            && next.body.len() <= AHEAD_BYTES_MAX
+            && let Ok(batch) = decode(next)
+        {
+            self.ahead = self.prepare(next, Arc::new(batch)).ok();
+        }
+    }
+
+    /// The drafts of a row, one per operation, except those that are skipped: in their place stands the
+    /// rejection.
+    fn drafts(&mut self, record: &Record, prepared: Prepared) -> Result<Vec<Drafted>, Error> {
+        let skips = self.skips.clone();
+        let at = |place: usize| Generation { incarnation: record.incarnation, seq: Seq(record.first.0 + place as u64) };
+        let skip = |place: usize| skips.load().contains_key(&at(place));
+        let mut drafts = self.drafter.finish(prepared.ticket, skip).map_err(|failure| match failure {
+            Failure::Poison(place, reason) => Error::Poison { at: at(place), reason },
+            Failure::Error(error) => error,
+        })?;
+        for (place, reason) in skipped(&self.skips.load(), record) {
+            if let Some(drafted) = drafts.get_mut(place) {
+                *drafted = Some(Err(error(POISON, reason.as_ref())));
+            }
+        }
+        Ok(drafts)
     }
 
     fn change_mapping(&mut self, record: &Record) -> Result<(), Stop> {
@@ -275,7 +360,7 @@ impl Core {
             return Err(Stop::Schema(version));
         }
         let mapping = (self.mappings)(version)?;
-        self.layout = Layout::new(&mapping, version, &self.index.physical);
+        self.layout = Arc::new(Layout::new(&mapping, version, &self.index.physical));
         self.state.mapping_version = version;
         self.renew_fields();
         Ok(())
@@ -286,12 +371,12 @@ impl Core {
         self.fields = Arc::new(FieldMap::new(&self.index.physical, &self.layout.mapping, version, keys));
     }
 
-    fn apply_operation(&mut self, operation: &Operation, seq: Seq) -> Result<Outcome, Stop> {
-        let draft = match operation.kind() {
-            Kind::Delete => Ok(None),
-            Kind::Index | Kind::Create => self.draft(operation, seq)?.map(Some),
-            Kind::Update => Err(error("illegal_argument_exception", "updates are not applied yet")),
-            Kind::Unspecified => Err(error("illegal_argument_exception", "the operation has no kind")),
+    fn apply_operation(&mut self, operation: &Operation, drafted: Drafted, seq: Seq) -> Result<Outcome, Stop> {
+        let draft = match (operation.kind(), drafted) {
+            (_, Some(drafted)) => drafted.map(Some),
+            (Kind::Delete, None) => Ok(None),
+            (Kind::Update, None) => Err(error("illegal_argument_exception", "updates are not applied yet")),
+            _ => Err(error("illegal_argument_exception", "the operation has no kind")),
         };
         let draft = match draft.and_then(|draft| self.validate(operation, draft)) {
             Ok(draft) => draft,
@@ -343,32 +428,6 @@ impl Core {
         Ok(outcome)
     }
 
-    /// Parses the document. A panic is contained: the operation is tried once more by itself, and a
-    /// second panic stops the replica with the reason.
-    fn draft(&mut self, operation: &Operation, seq: Seq) -> Result<Result<Draft, OperationError>, Error> {
-        for attempt in 0..2 {
-            let layout = &self.layout;
-            let analyzers = &mut self.analyzers;
-            let parse = AssertUnwindSafe(|| {
-                #[cfg(test)]
-                tests::poison(operation);
-                Draft::parse(layout, &operation.id, &operation.source, analyzers)
-            });
-            match catch_unwind(parse) {
-                Ok(draft) => return Ok(draft),
-                Err(panic) => {
-                    self.analyzers = Analyzers::default();
-                    let reason = panic_message(panic.as_ref());
-                    tracing::error!(shard = %self.shard, %seq, attempt, reason, "an operation panicked");
-                    if attempt > 0 {
-                        return Err(Error::Poison { seq, reason });
-                    }
-                }
-            }
-        }
-        Err(Error::Poison { seq, reason: "panicked".to_owned() })
-    }
-
     fn validate(&self, operation: &Operation, draft: Option<Draft>) -> Result<Option<Draft>, OperationError> {
         let length = operation.id.len();
         if length == 0 || length > ID_BYTES_MAX {
@@ -417,6 +476,21 @@ impl Core {
         }
         Ok(())
     }
+}
+
+fn decode(record: &Record) -> Result<Batch, Error> {
+    Batch::decode(record.body.clone())
+        .map_err(|error| Error::Unreadable(format!("row {} of the log: {error}", record.first)))
+}
+
+/// The operations of a row that are to be left out: their places, and why.
+fn skipped<'a>(
+    skips: &'a BTreeMap<Generation, Arc<str>>,
+    record: &Record,
+) -> impl Iterator<Item = (usize, &'a Arc<str>)> + use<'a> {
+    let (incarnation, first) = (record.incarnation, record.first);
+    let row = Generation { incarnation, seq: first }..=Generation { incarnation, seq: record.last };
+    skips.range(row).map(move |(at, reason)| ((at.seq.0 - first.0) as usize, reason))
 }
 
 /// The message of a caught panic.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use tantivy::TantivyError;
-use trawl_proto::Seq;
+use trawl_proto::Generation;
 
 /// An error of a replica or of the leaf.
 #[derive(Debug, thiserror::Error)]
@@ -33,13 +33,20 @@ pub enum Error {
     /// A row of the log, or a mapping, cannot be understood.
     #[error("unreadable: {0}")]
     Unreadable(String),
-    /// An operation panicked, twice.
-    #[error("operation {seq} cannot be applied: {reason}")]
+    /// An operation panics or hangs whenever it is tried; the replica waits before it until the leader has
+    /// it skipped.
+    #[error("operation {at} cannot be applied: {reason}")]
     Poison {
         /// The operation.
-        seq: Seq,
-        /// The panic's message.
+        at: Generation,
+        /// What it did.
         reason: String,
+    },
+    /// Too many threads hang in operations; only a restart of the process ends them.
+    #[error("{count} threads hang in documents that never end; restart this leaf")]
+    Abandoned {
+        /// How many.
+        count: i64,
     },
     /// Another process uses the data directory.
     #[error("data directory {0} is in use by another process")]

@@ -66,7 +66,7 @@ impl Bench {
         loop {
             let at = self.core().applied().seq;
             let Some(row) = self.log.iter().find(|row| row.first > at).cloned() else { return outcomes };
-            match self.core().apply(&row) {
+            match self.core().apply(&row, None) {
                 Ok(more) => outcomes.extend(more),
                 Err(Stop::Spares(spares)) => {
                     self.core.take().unwrap().rebuild(spares).unwrap();
@@ -257,31 +257,10 @@ fn a_row_that_does_not_link_stops_the_replica() {
     let mut other = good.clone();
     other.body = Batch { operations: vec![index("c", &json!({}))] }.encode_to_vec().into();
     other.chain = chain(7, other.first, &other.body);
-    assert!(matches!(bench.core().apply(&other), Err(Stop::Error(Error::History(_)))));
+    assert!(matches!(bench.core().apply(&other, None), Err(Stop::Error(Error::History(_)))));
     let skipped = Record { first: Seq(3), last: Seq(3), ..good.clone() };
-    assert!(matches!(bench.core().apply(&skipped), Err(Stop::Error(Error::History(_)))));
-    assert!(bench.core().apply(&good).is_ok());
-}
-
-/// Called where an operation is parsed: some ids panic there, always or once.
-pub(super) fn poison(operation: &Operation) {
-    thread_local!(static PANICKED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
-    assert!(operation.id != "poison", "as the test wants it");
-    assert!(operation.id != "flaky" || PANICKED.replace(true), "once");
-}
-
-#[test]
-fn a_panic_is_tried_again_alone_and_then_stops_the_replica_with_its_reason() {
-    let mut bench = Bench::new(vec![json!({})]);
-    bench.append(vec![index("a", &json!({})), index("flaky", &json!({}))], 1, 1);
-    assert_eq!(results(&bench.catch_up()), [(Came::Created, 1), (Came::Created, 1)]);
-    let row = bench.append(vec![index("b", &json!({})), index("poison", &json!({}))], 1, 1);
-    match bench.core().apply(&row) {
-        Err(Stop::Error(Error::Poison { seq, reason })) => {
-            assert_eq!((seq, reason.as_str()), (Seq(4), "as the test wants it"));
-        }
-        other => panic!("{other:?}"),
-    }
+    assert!(matches!(bench.core().apply(&skipped, None), Err(Stop::Error(Error::History(_)))));
+    assert!(bench.core().apply(&good, None).is_ok());
 }
 
 #[test]

@@ -426,9 +426,9 @@ impl Replica {
 
 /// Applies rows on a blocking thread, publishing each row's outcomes as soon as they are known.
 fn apply(core: &mut Core, rows: Vec<Record>, replica: &Replica, metrics: &Metrics) -> Result<(), Stop> {
-    for row in &rows {
+    for (place, row) in rows.iter().enumerate() {
         let incarnation = core.applied().incarnation;
-        let outcomes = core.apply(row)?;
+        let outcomes = core.apply(row, rows.get(place + 1))?;
         metrics.count(&outcomes);
         let mut ring = replica.outcomes.lock();
         if incarnation != row.incarnation {

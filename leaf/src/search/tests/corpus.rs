@@ -400,7 +400,7 @@ impl Shard {
             body,
         };
         self.seq = last.next();
-        for outcome in self.core.apply(&row).unwrap_or_else(|_| panic!("a row cannot be applied")) {
+        for outcome in self.core.apply(&row, None).unwrap_or_else(|_| panic!("a row cannot be applied")) {
             assert!(outcome.error.is_none(), "{outcome:?}");
         }
     }
