@@ -13,6 +13,7 @@ pub mod keys;
 pub mod layout;
 pub mod pending;
 pub mod rebuild;
+pub mod rows;
 pub mod state;
 pub mod tokens;
 pub mod tombstones;
@@ -28,7 +29,7 @@ use trawl_cluster::shard_log::{Record, chain};
 use trawl_data::mapping::{FIELDS_MAX, Mapping};
 use trawl_proto::v1::operation::Kind;
 use trawl_proto::v1::{Batch, Operation, OperationError, Outcome};
-use trawl_proto::{Generation, Seq, ShardKey};
+use trawl_proto::{Generation, Incarnation, Seq, ShardKey};
 
 use self::decide::{Effect, Known, Stamp, decide, rejected};
 use self::draft::{Draft, HiddenValues, error};
@@ -224,10 +225,17 @@ impl Core {
             self.state.at.seq = seq;
         }
         self.state.chain = record.chain;
+        self.state.rows.push(record.last, record.chain);
         if self.state.keys.version() != keys_version {
             self.renew_fields();
         }
         Ok(outcomes)
+    }
+
+    /// Takes over that the log has begun a new incarnation exactly where this replica stands; commits it.
+    pub fn begin(&mut self, incarnation: Incarnation) -> Result<Arc<ShardSearcher>, Error> {
+        self.state.at.incarnation = incarnation;
+        self.commit()
     }
 
     /// Makes everything applied so far durable and returns a searcher on it.

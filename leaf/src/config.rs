@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use trawl_proto::NodeName;
 
+use crate::copy::CopyConfig;
+
 /// Settings of one leaf process. `Config::new` gives the defaults that the fields name.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -71,6 +73,8 @@ pub struct Config {
     pub request_timeout: Duration,
     /// Largest gRPC message taken, in bytes. Default 64 MiB.
     pub message_bytes_max: usize,
+    /// Copying replicas from and to other leaves.
+    pub copy: CopyConfig,
 }
 
 impl Config {
@@ -106,6 +110,7 @@ impl Config {
             lease_time: Duration::from_secs(3),
             request_timeout: Duration::from_secs(30),
             message_bytes_max: 64 << 20,
+            copy: CopyConfig::default(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use tantivy::TantivyError;
+use tantivy::directory::error::{OpenDirectoryError, OpenReadError};
 use trawl_proto::Generation;
 
 /// An error of a replica or of the leaf.
@@ -30,6 +31,17 @@ pub enum Error {
     /// The log does not continue what the replica holds.
     #[error("log does not continue this replica: {0}")]
     History(String),
+    /// The replica cannot go on from the log: it has to be made anew from another.
+    #[error("this replica has to be made anew: {0}")]
+    Anew(String),
+    /// Another leaf could not give a copy of its replica.
+    #[error("cannot copy from leaf {leaf}: {reason}")]
+    Copy {
+        /// The other leaf.
+        leaf: String,
+        /// Why not.
+        reason: String,
+    },
     /// A row of the log, or a mapping, cannot be understood.
     #[error("unreadable: {0}")]
     Unreadable(String),
@@ -64,6 +76,30 @@ impl Error {
     pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }
+    }
+
+    /// Whether what is on disk is damaged, as far as an error at opening tells.
+    pub fn is_damage(&self) -> bool {
+        use std::io::ErrorKind;
+        // A file that ends early or holds nonsense; any other trouble may be over the next time.
+        let is_nonsense = |kind| matches!(kind, ErrorKind::UnexpectedEof | ErrorKind::InvalidData);
+        match self {
+            Self::Anew(_) | Self::Damaged(_) => true,
+            Self::Index(
+                TantivyError::IoError(io_error) | TantivyError::OpenReadError(OpenReadError::IoError { io_error, .. }),
+            ) => is_nonsense(io_error.kind()),
+            Self::Index(error) => matches!(
+                error,
+                TantivyError::DataCorruption(_)
+                    | TantivyError::IncompatibleIndex(_)
+                    | TantivyError::OpenReadError(
+                        OpenReadError::FileDoesNotExist(_) | OpenReadError::IncompatibleIndex(_)
+                    )
+                    | TantivyError::OpenDirectoryError(OpenDirectoryError::DoesNotExist(_))
+                    | TantivyError::SchemaError(_)
+            ),
+            _ => false,
+        }
     }
 
     /// The whole chain of causes in one line, for a reason that a person reads.

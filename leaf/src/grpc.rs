@@ -1,12 +1,14 @@
 //! The gRPC service of a leaf: decodes, calls, encodes. Deadlines come from the `grpc-timeout`
 //! header; a client that goes away cancels what it asked for.
 
+mod copy;
 mod read;
 mod write;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::stream::BoxStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use trawl_proto::v1::failure::Kind;
@@ -16,7 +18,9 @@ use trawl_proto::{NodeName, ShardKey, failure};
 
 use crate::aggregation::Limits;
 use crate::config::Config;
+use crate::copy::server::Copies;
 use crate::node::Replicas;
+use crate::node::directory::DataDir;
 use crate::pins::Pins;
 use crate::pool::SearchPool;
 use crate::replica::Replica;
@@ -37,6 +41,10 @@ pub struct Service {
     pub pool: SearchPool,
     /// Searchers kept for the fetch phase.
     pub pins: Pins,
+    /// Where the replicas are kept.
+    pub data_dir: DataDir,
+    /// What other leaves copy from this one.
+    pub copies: Arc<Copies>,
 }
 
 impl Service {
@@ -147,6 +155,32 @@ impl Leaf for LeafService {
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         Ok(Response::new(write::status(&self.0, request.into_inner())))
+    }
+
+    async fn broken(&self, _: Request<v1::BrokenRequest>) -> Result<Response<v1::BrokenResponse>, Status> {
+        Ok(Response::new(copy::broken(&self.0)))
+    }
+
+    async fn history(&self, request: Request<v1::HistoryRequest>) -> Result<Response<v1::HistoryResponse>, Status> {
+        Ok(Response::new(copy::history(&self.0, &request.into_inner())))
+    }
+
+    async fn copy_manifest(
+        &self,
+        request: Request<v1::CopyManifestRequest>,
+    ) -> Result<Response<v1::CopyManifestResponse>, Status> {
+        Ok(Response::new(copy::manifest(&self.0, request.into_inner()).await))
+    }
+
+    type CopyFileStream = BoxStream<'static, Result<v1::CopyChunk, Status>>;
+
+    async fn copy_file(&self, request: Request<v1::CopyFileRequest>) -> Result<Response<Self::CopyFileStream>, Status> {
+        Ok(Response::new(self.0.copies.file(request.into_inner())?))
+    }
+
+    async fn copy_end(&self, request: Request<v1::CopyEndRequest>) -> Result<Response<v1::CopyEndResponse>, Status> {
+        self.0.copies.end(&request.into_inner().copy_id);
+        Ok(Response::new(v1::CopyEndResponse {}))
     }
 }
 

@@ -3,11 +3,13 @@
 //! ```text
 //! DATA_DIR/shards/INDEX_UID/NUMBER/CURRENT      name of the index directory in use
 //! DATA_DIR/shards/INDEX_UID/NUMBER/index-N/     a tantivy index
+//! DATA_DIR/shards/INDEX_UID/NUMBER/ANEW         why it has to be made anew from another leaf's
 //! ```
 //!
 //! A rebuilt index is made in a new directory and put in place by renaming a new `CURRENT` over the
 //! old one, so after a crash there is the old index or the new one, never half of one.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -34,6 +36,7 @@ use crate::error::Error;
 use crate::schema::{PRIMARY_TERM, PhysicalSchema, SEQ_NO, VERSION};
 
 const CURRENT: &str = "CURRENT";
+const ANEW: &str = "ANEW";
 /// Blocks of stored documents (16 KiB each) that a searcher keeps unpacked, per segment.
 const STORE_CACHE_BLOCKS: usize = 16;
 /// A merge is due when more of a segment's documents than this are deleted.
@@ -58,21 +61,56 @@ impl ReplicaDir {
 
     /// The index in use, if there is one; leftovers of interrupted rebuilds are removed.
     pub fn current(&self) -> Result<Option<PathBuf>, Error> {
+        let path = self.peek()?;
+        let name = path.as_deref().and_then(Path::file_name);
+        self.clear(name.map(OsStr::to_string_lossy).as_deref())?;
+        Ok(path)
+    }
+
+    /// The index in use, if there is one; nothing is touched.
+    pub fn peek(&self) -> Result<Option<PathBuf>, Error> {
         let pointer = self.root.join(CURRENT);
-        let name = match fs::read_to_string(&pointer) {
-            Ok(name) => name.trim().to_owned(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.clear(None)?;
-                return Ok(None);
-            }
-            Err(error) => return Err(Error::io("read", pointer)(error)),
-        };
-        let path = self.root.join(&name);
+        let Some(name) = read_if_there(&pointer)? else { return Ok(None) };
+        let name = name.trim();
+        let path = self.root.join(name);
         if name.is_empty() || !path.is_dir() {
             return Err(Error::Damaged(format!("{} names {name:?}, which is not there", pointer.display())));
         }
-        self.clear(Some(&name))?;
         Ok(Some(path))
+    }
+
+    /// Marks the replica, durably: from the next opening on it is made anew from another leaf's, and
+    /// serves nothing until it has been.
+    pub fn make_anew(&self, reason: &str) -> Result<(), Error> {
+        fs::create_dir_all(&self.root).map_err(Error::io("create", &self.root))?;
+        self.write(ANEW, reason)
+    }
+
+    /// Why the replica has to be made anew, if it has to.
+    pub fn anew(&self) -> Result<Option<String>, Error> {
+        read_if_there(&self.root.join(ANEW))
+    }
+
+    /// The replica has been made anew: its mark goes.
+    pub fn made_anew(&self) -> Result<(), Error> {
+        match fs::remove_file(self.root.join(ANEW)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io("remove", self.root.join(ANEW))(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the index in use, its mark last: the replica begins with nothing.
+    pub fn reset(&self) -> Result<(), Error> {
+        match fs::remove_file(self.root.join(CURRENT)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", self.root.join(CURRENT))(error));
+            }
+            _ => {}
+        }
+        self.clear(None)?;
+        self.made_anew()
     }
 
     /// A new, empty directory for an index that is not in use yet.
@@ -92,15 +130,20 @@ impl ReplicaDir {
     /// Puts an index in use, durably.
     pub fn publish(&self, index: &Path) -> Result<(), Error> {
         let name = index.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let fresh = self.root.join("CURRENT.new");
+        self.write(CURRENT, &name)
+    }
+
+    /// Writes a small file, durably and as a whole.
+    fn write(&self, name: &str, content: &str) -> Result<(), Error> {
+        let fresh = self.root.join(format!("{name}.new"));
         let write = || -> io::Result<()> {
             let mut file = File::create(&fresh)?;
-            file.write_all(name.as_bytes())?;
+            file.write_all(content.as_bytes())?;
             file.sync_all()?;
-            fs::rename(&fresh, self.root.join(CURRENT))?;
+            fs::rename(&fresh, self.root.join(name))?;
             File::open(&self.root)?.sync_all()
         };
-        write().map_err(Error::io("write", self.root.join(CURRENT)))
+        write().map_err(Error::io("write", self.root.join(name)))
     }
 
     /// Removes every index directory but the named one.
@@ -134,6 +177,14 @@ impl ReplicaDir {
                 .sum()
         }
         sum(&self.root)
+    }
+}
+
+fn read_if_there(path: &Path) -> Result<Option<String>, Error> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("read", path)(error)),
     }
 }
 
@@ -213,7 +264,8 @@ pub fn commit(writer: &mut IndexWriter<TantivyDocument>, payload: &v1::CommitPay
     Ok(())
 }
 
-fn decode_payload(text: &str) -> Result<v1::CommitPayload, Error> {
+/// The payload of a commit.
+pub fn decode_payload(text: &str) -> Result<v1::CommitPayload, Error> {
     if text.is_empty() {
         return Err(Error::Damaged("the commit has no payload".to_owned()));
     }

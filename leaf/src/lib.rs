@@ -2,13 +2,15 @@
 //!
 //! In reading order. What a replica is made of: [`schema`], [`index`], [`searcher`]. How it is
 //! written: [`apply`] (pure decisions, then their effect on the index), [`replica`] (tails the log,
-//! commits). How it is read: [`search`], run on [`pool`], with [`pins`] between the query and the
-//! fetch phase. How it takes part in the cluster: [`node`], [`grpc`].
+//! commits), [`copy`] (a replica made from another leaf's). How it is read: [`search`], run on
+//! [`pool`], with [`pins`] between the query and the fetch phase. How it takes part in the cluster:
+//! [`node`], [`grpc`].
 
 pub mod aggregation;
 pub mod apply;
 pub mod columns;
 pub mod config;
+pub mod copy;
 pub mod error;
 pub mod fetch;
 pub mod grpc;

@@ -4,7 +4,7 @@
 //! opened and closed, serving records written and removed, directories of what is gone deleted. A leaf
 //! acts only on what it reads from the store, never on a leader's word.
 
-mod directory;
+pub mod directory;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -29,6 +29,7 @@ use trawl_proto::{Generation, IndexUid, ShardKey};
 use self::directory::DataDir;
 use crate::apply::Mappings;
 use crate::config::Config;
+use crate::copy::server::Copies;
 use crate::error::Error;
 use crate::grpc::{LeafService, Service};
 use crate::metrics::Metrics;
@@ -123,6 +124,8 @@ impl LeafNode {
             replicas: Arc::default(),
             pins: Pins::new(config.pin_time, config.pins_max),
             pool,
+            copies: Arc::new(Copies::new(config.data_dir.join("copies"), config.copy.clone())?),
+            data_dir: data_dir.clone(),
             engine,
             config,
         };
@@ -208,6 +211,7 @@ async fn watch_heads(service: Arc<Service>, shared: Arc<Shared>) {
         let pause = if is_quiet { config.heads_interval_quiet } else { config.heads_interval };
         tokio::time::sleep(pause).await;
         service.pins.expire();
+        service.copies.expire();
         let replicas = service.replicas.all();
         let shards: Vec<ShardKey> = replicas.iter().map(|replica| replica.shard().clone()).collect();
         let before: Vec<_> = replicas.iter().map(|replica| replica.progress()).collect();
@@ -316,6 +320,7 @@ impl Keeper {
             shared: self.shared.clone(),
             dir: self.data_dir.replica(shard),
             mapping_version,
+            viewer: self.viewer.clone(),
             mappings: Box::new(move || mappings(viewer.clone(), engine.clone(), uid.clone())),
         };
         let stop = CancellationToken::new();

@@ -3,7 +3,10 @@
 //! A [`Replica`] is a shared handle. Behind it one task ([`tail`]) follows the shard's log; everything
 //! here only reads what that task published, or wakes it.
 
+pub mod fit;
+pub mod history;
 pub mod lag;
+pub mod open;
 pub mod outcomes;
 pub mod slots;
 pub mod tail;
@@ -20,9 +23,10 @@ use trawl_proto::v1::failure::Kind;
 use trawl_proto::v1::{self, Failure};
 use trawl_proto::{Generation, Seq, ShardKey, failure};
 
-use crate::ShardSearcher;
 use crate::apply::pending::Pending;
 use crate::schema::FieldMap;
+use crate::{ShardSearcher, copy};
+use history::Broken;
 use lag::{Lag, SeenHead};
 use outcomes::Outcomes;
 
@@ -72,8 +76,12 @@ pub struct Replica {
     left: AtomicBool,
     /// In milliseconds; `u64::MAX` for never.
     refresh_interval: AtomicU64,
-    /// Set when the log was seen not to continue this replica.
-    broken: Mutex<Option<String>>,
+    /// Set when the log's head does not fit what the replica holds: the tail looks closer.
+    suspect: AtomicBool,
+    /// Set while the log has lost history that the replica holds.
+    broken: Mutex<Option<Broken>>,
+    /// How far the replica's copy from another leaf is.
+    copying: Arc<copy::client::Progress>,
     bytes_on_disk: AtomicU64,
     /// The log's head as it was seen last.
     head: SeenHead,
@@ -104,7 +112,9 @@ impl Replica {
             serve_from: AtomicU64::new(0),
             left: AtomicBool::new(false),
             refresh_interval: AtomicU64::new(u64::MAX),
+            suspect: AtomicBool::new(false),
             broken: Mutex::default(),
+            copying: Arc::default(),
             bytes_on_disk: AtomicU64::new(0),
             head: SeenHead::default(),
             changed,
@@ -208,15 +218,13 @@ impl Replica {
     /// Compares a log's head with where the replica was *before* the head was read.
     pub fn observe_head(&self, head: &Head, before: &Progress) {
         self.head.see(head.last, head.time_ms);
-        let gone = head.last < before.applied.seq;
-        let other = head.last == before.applied.seq && head.chain != before.chain;
-        if before.phase == Phase::Serving && (gone || other) {
-            *self.broken.lock() = Some(format!(
-                "the log ends at {} with chain {:016x}, the replica is at {} with chain {:016x}",
-                head.last, head.chain, before.applied.seq, before.chain
-            ));
+        let here = before.applied;
+        let is_at_end = head.last == here.seq && head.chain == before.chain && head.incarnation == here.incarnation;
+        let goes_on = head.last > here.seq && head.incarnation >= here.incarnation;
+        if before.phase == Phase::Serving && !is_at_end && !goes_on {
+            self.suspect.store(true, Ordering::Relaxed);
             self.wake.notify_one();
-        } else if head.last > before.applied.seq {
+        } else if head.last > here.seq {
             self.wake.notify_one();
         }
     }
@@ -242,7 +250,7 @@ impl Replica {
         v1::ReplicaStatus {
             shard: Some((&self.shard).into()),
             state: state.into(),
-            reason: progress.reason.to_string(),
+            reason: self.broken_reason().unwrap_or_else(|| progress.reason.to_string()),
             incarnation: progress.applied.incarnation.0,
             applied: progress.applied.seq.0,
             committed: progress.committed.seq.0,
@@ -254,6 +262,10 @@ impl Replica {
             head: head.0,
             head_time_ms,
             applied_time_ms: progress.time_ms,
+            chain: progress.chain,
+            broken: self.is_broken(),
+            copy_bytes: self.copying.bytes.load(Ordering::Relaxed),
+            copied_bytes: self.copying.copied.load(Ordering::Relaxed),
         }
     }
 

@@ -4,6 +4,7 @@
 use trawl_proto::{Generation, Incarnation, Seq, v1};
 
 use super::keys::Keys;
+use super::rows::{Point, Rows};
 use super::tombstones::Tombstones;
 
 /// Where a replica stands in its log.
@@ -21,6 +22,8 @@ pub struct State {
     pub keys: Keys,
     /// Deletes that are remembered.
     pub tombstones: Tombstones,
+    /// The last rows applied.
+    pub rows: Rows,
 }
 
 impl State {
@@ -33,6 +36,7 @@ impl State {
             mapping_version,
             keys: Keys::default(),
             tombstones: Tombstones::default(),
+            rows: Rows::starting(Seq(0), 0),
         }
     }
 
@@ -49,6 +53,7 @@ impl State {
             tombstones: self.tombstones.to_proto(),
             schema_mapping_version,
             spares,
+            rows: Some(self.rows.to_proto()),
         }
     }
 
@@ -59,6 +64,7 @@ impl State {
             chain: payload.chain,
             time_ms: payload.time_ms,
             mapping_version: payload.mapping_version,
+            rows: Rows::from_proto(payload.rows, Point { seq: Seq(payload.seq), chain: payload.chain }),
             keys: Keys::from_proto(payload.dynamic_fields),
             tombstones: Tombstones::from_proto(payload.tombstones),
         }

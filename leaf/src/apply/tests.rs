@@ -8,7 +8,6 @@ use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 use tantivy::TantivyDocument;
 use tantivy::schema::Value;
-use trawl_proto::Incarnation;
 use trawl_proto::v1::outcome::Result as Came;
 
 use super::*;

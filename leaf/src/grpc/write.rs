@@ -16,6 +16,11 @@ pub async fn outcomes(service: &Service, request: v1::OutcomesRequest, deadline:
         Err(failure) => return v1::OutcomesResponse { outcomes: Vec::new(), failure: Some(failure) },
     };
     let waited = replica.applied(Seq(request.last_seq), deadline).await;
+    if replica.is_broken() {
+        // The same seqs of the same incarnation may mean other operations than those known here.
+        let reason = "the log has lost history that this replica holds";
+        return v1::OutcomesResponse { outcomes: Vec::new(), failure: Some(failure(Kind::Unavailable, reason)) };
+    }
     let present = replica.progress().applied.incarnation;
     if waited.is_ok() && present > Incarnation(request.incarnation) {
         let reason = format!("incarnation {} was replaced by {present}", request.incarnation);

@@ -15,9 +15,11 @@ use trawl_proto::v1::operation::Kind;
 use trawl_proto::v1::outcome::Result as Came;
 use trawl_proto::v1::replica_status::State;
 use trawl_proto::v1::{self, Operation};
-use trawl_proto::{Epoch, NodeName};
+use trawl_proto::{Epoch, NodeName, Seq};
 
 use super::*;
+
+mod copy;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -93,7 +95,11 @@ impl Cluster {
     }
 
     fn config(&self) -> Config {
-        let mut config = Config::new(NodeName::from("leaf-0"), self.dir.path().join("leaf"));
+        self.config_of("leaf-0")
+    }
+
+    fn config_of(&self, name: &str) -> Config {
+        let mut config = Config::new(NodeName::from(name), self.dir.path().join(name));
         config.search_threads = 1;
         config.retry_min = Duration::from_millis(50);
         config
@@ -311,8 +317,11 @@ async fn a_damaged_index_fails_with_a_reason_and_leaves_the_serving_set() {
     cluster.create_index("books", "uid-1", 1, Some(20)).await;
     let shard = ShardKey::new("uid-1", 0);
     let mut leaf = cluster.start(config.clone()).await;
-    leaf.serving(&shard).await;
+    cluster.append(&shard, vec![index("a", &json!({}))]).await;
+    leaf.until_status(&shard, |status| status.committed == 1).await;
     leaf.stop().await;
+    // Neither the log nor another leaf has what is damaged.
+    cluster.engine.log.trim(Epoch(1), &shard, Seq(1)).await.unwrap();
     let current = replica_path(&config, "uid-1").join("CURRENT");
     let name = std::fs::read_to_string(&current).unwrap();
     std::fs::write(&current, "index-77").unwrap();
@@ -374,19 +383,36 @@ async fn a_mapping_that_came_before_the_first_write_gets_fields_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_lost_its_tail_stops_the_replica() {
+async fn a_log_that_lost_its_tail_is_noticed_and_nothing_here_is_lost() {
     let cluster = Cluster::new().await;
-    cluster.create_index("books", "uid-1", 1, Some(10)).await;
+    cluster.create_index("books", "uid-1", 1, None).await;
     let shard = ShardKey::new("uid-1", 0);
     let mut leaf = cluster.start(cluster.config()).await;
     leaf.serving(&shard).await;
     cluster.append(&shard, vec![index("a", &json!({})), index("b", &json!({}))]).await;
-    leaf.until_status(&shard, |status| status.committed == 2).await;
+    leaf.until_status(&shard, |status| status.applied == 2).await;
+    assert!(leaf.client.broken(v1::BrokenRequest {}).await.unwrap().into_inner().shards.is_empty());
     cluster.engine.log.remove(Epoch(1), std::slice::from_ref(&shard)).await.unwrap();
     cluster.engine.log.create(Epoch(1), std::slice::from_ref(&shard)).await.unwrap();
-    cluster.append(&shard, vec![index("c", &json!({}))]).await;
-    let status = leaf.until_status(&shard, |status| status.state() == State::Failed).await;
-    assert!(status.reason.contains("does not continue this replica"), "{}", status.reason);
+    let other = cluster.append(&shard, vec![index("c", &json!({}))]).await;
+    let status = leaf.until_status(&shard, |status| status.broken).await;
+    assert!(status.reason.contains("the log ends at 1 of incarnation 1, the replica is at 1:2"), "{}", status.reason);
+    // What was applied is committed, and searched as before; outcomes would be of other operations.
+    assert_eq!((status.state(), status.committed), (State::Serving, 2));
+    assert_eq!(leaf.search(&shard, 0).await.matched, 2);
+    let request = v1::OutcomesRequest {
+        shard: Some((&shard).into()),
+        incarnation: 1,
+        first_seq: other.first.0,
+        last_seq: other.last.0,
+    };
+    let outcomes = leaf.client.outcomes(request).await.unwrap().into_inner();
+    assert_eq!((outcomes.outcomes.len(), outcomes.failure.is_some()), (0, true));
+    assert_eq!(leaf.client.broken(v1::BrokenRequest {}).await.unwrap().into_inner().shards, [(&shard).into()]);
+    let history = v1::HistoryRequest { shard: Some((&shard).into()), points: true };
+    let history = leaf.client.history(history).await.unwrap().into_inner();
+    assert_eq!(history.committed, Some(v1::Generation { incarnation: 1, seq: 2 }));
+    assert_eq!(history.rows.unwrap().chains, [history.chain]);
     leaf.stop().await;
 }
 

@@ -6,6 +6,8 @@
 //!        └── pause <── FAILED (the reason is kept) <── any error ──────────────────┘
 //! ```
 //!
+//! Opening ([`open`](super::open)) also decides whether the log goes on where the replica stands.
+//!
 //! The core moves to a blocking thread for everything that touches the index and back again, so there
 //! is never more than one user of it and no async worker is blocked.
 
@@ -16,8 +18,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use trawl_cluster::shard_log::{Head, Record};
-use trawl_cluster::{Engine, Error as EngineError};
+use trawl_cluster::shard_log::Record;
+use trawl_cluster::{Engine, Error as EngineError, Viewer};
 use trawl_proto::{Generation, Seq};
 
 use super::slots::{WriterSlot, WriterSlots};
@@ -28,8 +30,6 @@ use crate::error::Error;
 use crate::index::ReplicaDir;
 use crate::metrics::Metrics;
 
-/// A pause before asking an unreachable engine again.
-const ENGINE_PAUSE: Duration = Duration::from_millis(200);
 /// How long a writer may be kept from others who wait for one.
 const SLOT_TIME: Duration = Duration::from_secs(1);
 
@@ -62,6 +62,8 @@ pub struct Tail {
     pub mapping_version: u64,
     /// Where mappings come from.
     pub mappings: MappingSource,
+    /// Knows which leaves serve the shard.
+    pub viewer: Viewer,
 }
 
 impl Tail {
@@ -69,89 +71,52 @@ impl Tail {
     pub async fn run(self, shutdown: CancellationToken) {
         let shard = self.replica.shard().clone();
         let mut pause = self.shared.config.retry_min;
+        let mut copies = 0;
         loop {
             let began = Instant::now();
             let Some(result) = shutdown.run_until_cancelled(self.open()).await else { return };
             let error = match result {
                 Ok(opened) => match opened.run(&shutdown).await {
                     Ok(()) => return,
+                    // Opening looks closer at what is wrong.
+                    Err(Stop::Error(Error::History(reason))) => {
+                        tracing::warn!(%shard, reason, "the log does not go on as this replica expects");
+                        continue;
+                    }
                     Err(Stop::Error(error)) => error,
                     Err(Stop::Spares(_) | Stop::Schema(_)) => continue,
                 },
+                Err(error) if error.is_damage() => {
+                    let Some(recovered) = shutdown.run_until_cancelled(self.recover(error.reason())).await else {
+                        return;
+                    };
+                    copies += 1;
+                    match recovered {
+                        Ok(()) if copies == 1 => continue,
+                        // Copied, and again no good: not at full speed.
+                        Ok(()) => error,
+                        Err(error) => error,
+                    }
+                }
                 Err(error) => error,
             };
             if began.elapsed() > self.shared.config.retry_max {
-                pause = self.shared.config.retry_min;
+                (pause, copies) = (self.shared.config.retry_min, 0);
             }
             let reason = error.reason();
             tracing::error!(%shard, reason, retry_in = ?pause, "replica stopped");
             self.replica.set_phase(Phase::Failed, reason);
             self.shared.metrics.failures.inc();
-            if shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            if shutdown.run_until_cancelled(self.pause(pause)).await.is_none() {
                 return;
             }
             pause = (pause * 2).min(self.shared.config.retry_max);
         }
     }
-
-    /// Opens the index and publishes a first searcher.
-    async fn open(&self) -> Result<Opened<'_>, Error> {
-        let head = self.head().await?;
-        let (shard, dir, pending) = (self.replica.shard().clone(), self.dir.clone(), self.replica.pending.clone());
-        let (version, bytes, mappings) = (self.mapping_version, self.shared.config.writer_bytes, (self.mappings)());
-        let (core, searcher) = blocking(move || {
-            let mut core = Core::open(shard, dir, version, bytes, pending, mappings)?;
-            let searcher = core.searcher()?;
-            Ok((core, searcher))
-        })
-        .await?;
-        let applied = core.applied().seq;
-        if head.trimmed > applied {
-            let trimmed = head.trimmed;
-            return Err(Error::History(format!("the log was trimmed through {trimmed}, the replica is at {applied}")));
-        }
-        if head.last < applied {
-            return Err(Error::History(format!("the log ends at {}, the replica is at {applied}", head.last)));
-        }
-        *self.replica.broken.lock() = None;
-        self.replica.searcher.store(Some(searcher));
-        self.replica.publish(&core);
-        // A replica whose index was made again goes on serving what it served before.
-        if self.replica.progress.borrow().phase != Phase::Serving {
-            self.replica.set_phase(Phase::Recovering, "catching up with the log");
-        }
-        Ok(Opened {
-            tail: self,
-            core: Some(core),
-            slot: None,
-            target: head.last,
-            pending_since: None,
-            idle_since: Instant::now(),
-            committed_at: None,
-        })
-    }
-
-    /// The log's head, as soon as there is a log and an engine that says so.
-    async fn head(&self) -> Result<Head, Error> {
-        let shards = [self.replica.shard().clone()];
-        loop {
-            match self.shared.engine.log.heads(&shards).await {
-                Ok(heads) => match heads.into_iter().next().flatten() {
-                    Some(head) => return Ok(head),
-                    None => self.replica.set_phase(Phase::Recovering, "the shard has no log yet"),
-                },
-                Err(EngineError::Unavailable(error)) => {
-                    self.replica.set_phase(Phase::Recovering, format!("the cluster engine is unavailable: {error}"));
-                }
-                Err(error) => return Err(error.into()),
-            }
-            tokio::time::sleep(ENGINE_PAUSE).await;
-        }
-    }
 }
 
 /// A replica that is open.
-struct Opened<'a> {
+pub(super) struct Opened<'a> {
     tail: &'a Tail,
     /// Away only while a blocking thread has it.
     core: Option<Core>,
@@ -163,10 +128,23 @@ struct Opened<'a> {
     committed_at: Option<Instant>,
 }
 
-impl Opened<'_> {
+impl<'a> Opened<'a> {
+    /// Serving begins when everything through `target` is searchable.
+    pub(super) fn new(tail: &'a Tail, core: Core, target: Seq) -> Self {
+        let idle_since = Instant::now();
+        Self { tail, core: Some(core), slot: None, target, pending_since: None, idle_since, committed_at: None }
+    }
+
     /// Follows the log until the shutdown, and closes the index whatever happened.
     async fn run(mut self, shutdown: &CancellationToken) -> Result<(), Stop> {
-        let result = self.follow(shutdown).await;
+        let mut result = self.follow(shutdown).await;
+        // What the log has lost must not be lost here as well.
+        if matches!(result, Err(Stop::Error(Error::History(_))))
+            && self.applied() > self.committed()
+            && let Err(error) = self.commit().await
+        {
+            result = Err(error.into());
+        }
         let core = self.core.take();
         // Dropping a writer joins its threads, which must not block an async worker.
         let dropped = blocking(move || {
@@ -221,9 +199,9 @@ impl Opened<'_> {
     }
 
     fn check_history(&self) -> Result<(), Error> {
-        match self.tail.replica.broken.lock().take() {
-            Some(reason) => Err(Error::History(reason)),
-            None => Ok(()),
+        match self.tail.replica.suspect.swap(false, Ordering::Relaxed) {
+            true => Err(Error::History("its head is not where it was".to_owned())),
+            false => Ok(()),
         }
     }
 
@@ -413,7 +391,7 @@ impl Opened<'_> {
 }
 
 impl Replica {
-    fn publish(&self, core: &Core) {
+    pub(super) fn publish(&self, core: &Core) {
         self.fields.store(Some(core.fields().clone()));
         self.progress.send_modify(|progress| {
             progress.applied = core.applied();
@@ -450,7 +428,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
         Err(error) if error.is_panic() => {
             Err(Error::Damaged(format!("a defect: {}", panic_message(error.into_panic().as_ref()))))
         }
-        Err(_) => Err(Error::Damaged("the process is shutting down".to_owned())),
+        Err(_) => Err(Error::Unreadable("the process is shutting down".to_owned())),
     }
 }
 

@@ -1,0 +1,64 @@
+//! Copying a replica from one leaf to another: how a replica is made anew that cannot go on from its
+//! log, because the log was trimmed past it, its history broke, or its files are damaged.
+//!
+//! The source ([`server`]) links the files of its last commit into a directory of their own, under
+//! the lock that keeps tantivy from removing files: they never change, so the links are the copy. The
+//! target ([`client`]) fetches them, several at a time, each chunk with its checksum and resumed where
+//! a connection broke; checks the whole index; and puts it in use. Where it stands in the log travels
+//! in the commit's payload, so from there it follows the log like any other replica.
+
+pub mod client;
+pub mod rate;
+pub mod server;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Limits of copying.
+#[derive(Clone, Debug)]
+pub struct CopyConfig {
+    /// Copies that other leaves may take from this one at a time; one more is refused. Default 4.
+    pub copies_max: usize,
+    /// A copy that is asked for nothing for so long ends. Default 60 s.
+    pub idle: Duration,
+    /// Bytes per second that this leaf sends for all copies together. Default 200 MB/s.
+    pub bytes_per_second: u64,
+    /// Bytes of one message. Default 1 MiB.
+    pub chunk_bytes: usize,
+    /// Files fetched at a time. Default 4.
+    pub files_at_once: usize,
+    /// Attempts in a row that may bring no byte of a file before another source is tried. Default 5.
+    pub attempts_max: u32,
+    /// Between two attempts. Default 200 ms.
+    pub retry: Duration,
+    /// A source that sends nothing for so long is given up. Default 10 s.
+    pub silence_max: Duration,
+    /// Bytes per second at which files are checked against their checksums after opening; 0 turns it
+    /// off. Default 100 MB/s.
+    pub verify_bytes_per_second: u64,
+}
+
+impl Default for CopyConfig {
+    fn default() -> Self {
+        Self {
+            copies_max: 4,
+            idle: Duration::from_secs(60),
+            bytes_per_second: 200_000_000,
+            chunk_bytes: 1 << 20,
+            files_at_once: 4,
+            attempts_max: 5,
+            retry: Duration::from_millis(200),
+            silence_max: Duration::from_secs(10),
+            verify_bytes_per_second: 100_000_000,
+        }
+    }
+}
+
+/// Whether a file of this name can be part of a copy: it becomes a path on the target.
+fn is_plain(name: &str) -> bool {
+    let mut parts = PathBuf::from(name)
+        .components()
+        .map(|part| matches!(part, std::path::Component::Normal(_)))
+        .collect::<Vec<_>>();
+    parts.pop() == Some(true) && parts.is_empty() && !name.contains(['/', '\\', '\0'])
+}

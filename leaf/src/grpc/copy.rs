@@ -1,0 +1,37 @@
+//! Histories for the leader, copies for other leaves.
+
+use trawl_proto::v1::failure::Kind;
+use trawl_proto::{ShardKey, failure, v1};
+
+use super::Service;
+use crate::replica::Phase;
+
+/// Replicas whose log has lost history.
+pub fn broken(service: &Service) -> v1::BrokenResponse {
+    let mut shards: Vec<ShardKey> =
+        service.replicas.all().iter().filter(|r| r.is_broken()).map(|r| r.shard().clone()).collect();
+    shards.sort();
+    v1::BrokenResponse { shards: shards.iter().map(Into::into).collect() }
+}
+
+/// Where a replica stands.
+pub fn history(service: &Service, request: &v1::HistoryRequest) -> v1::HistoryResponse {
+    match service.replica(request.shard.as_ref()) {
+        Ok(replica) => replica.history(request.points),
+        Err(failure) => v1::HistoryResponse { failure: Some(failure), ..v1::HistoryResponse::default() },
+    }
+}
+
+/// Takes a copy of a replica that serves and that its log continues.
+pub async fn manifest(service: &Service, request: v1::CopyManifestRequest) -> v1::CopyManifestResponse {
+    let refused = |failure| v1::CopyManifestResponse { failure: Some(failure), ..v1::CopyManifestResponse::default() };
+    let replica = match service.replica(request.shard.as_ref()) {
+        Ok(replica) => replica,
+        Err(failure) => return refused(failure),
+    };
+    if replica.progress().phase != Phase::Serving || replica.is_broken() {
+        let reason = format!("shard {} is not served by leaf {} now", replica.shard(), service.name);
+        return refused(failure(Kind::Unavailable, reason));
+    }
+    service.copies.manifest(service.data_dir.replica(replica.shard()), &request.leaf).await
+}

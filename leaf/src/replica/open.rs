@@ -1,0 +1,206 @@
+//! Opening a replica: its last commit, whether the log continues it, and how it is made anew when
+//! the log does not or the files are damaged.
+//!
+//! ```text
+//! index on disk ── opens ──> does the log fit? ── continues ──────────────> follow the log
+//!      │                        │        └─ lost history ─> wait for the leader, look again
+//!      │ damaged, marked,       │ behind
+//!      │ or none of a           v
+//!      └─ trimmed log ───────> copy from a leaf that serves the shard ──> open again
+//!                               (or begin with nothing, if the log reaches back to its start)
+//! ```
+
+use std::time::Duration;
+
+use trawl_cluster::Error as EngineError;
+use trawl_cluster::shard_log::{Head, Record};
+use trawl_proto::{Generation, NodeName, Seq};
+
+use super::Phase;
+use super::fit::{Fit, Standing, fit};
+use super::tail::{Opened, Tail, blocking};
+use crate::apply::Core;
+use crate::copy::client::{self, Source};
+use crate::error::Error;
+
+/// A pause before asking an unreachable engine again.
+const ENGINE_PAUSE: Duration = Duration::from_millis(200);
+
+impl Tail {
+    /// Opens the index and publishes a first searcher; returns when the log continues it.
+    ///
+    /// # Errors
+    /// Those of [`Error::is_damage`] when the replica has to be made anew.
+    pub(super) async fn open(&self) -> Result<Opened<'_>, Error> {
+        let dir = self.dir.clone();
+        let is_new = blocking(move || match dir.anew()? {
+            Some(reason) => Err(Error::Anew(reason)),
+            None => Ok(dir.peek()?.is_none()),
+        });
+        if is_new.await? {
+            let trimmed = self.head(None).await?.trimmed;
+            if trimmed > Seq(0) {
+                return Err(Error::Anew(format!("there is nothing on disk and the log begins behind {trimmed}")));
+            }
+        }
+        let (shard, dir, pending) = (self.replica.shard().clone(), self.dir.clone(), self.replica.pending.clone());
+        let (version, bytes, mappings) = (self.mapping_version, self.shared.config.writer_bytes, (self.mappings)());
+        let (core, searcher) = blocking(move || {
+            let mut core = Core::open(shard, dir, version, bytes, pending, mappings)?;
+            let searcher = core.searcher()?;
+            Ok((core, searcher))
+        })
+        .await?;
+        self.replica.searcher.store(Some(searcher));
+        self.replica.publish(&core);
+        let (core, target) = self.settle(core).await?;
+        self.replica.set_whole();
+        // A replica whose index was made again goes on serving what it served before.
+        if self.replica.progress.borrow().phase != Phase::Serving {
+            self.replica.set_phase(Phase::Recovering, "catching up with the log");
+        }
+        Ok(Opened::new(self, core, target))
+    }
+
+    /// Waits until the log continues the replica; returns its end as it was then. While it does not,
+    /// the leader hears of it.
+    async fn settle(&self, mut core: Core) -> Result<(Core, Seq), Error> {
+        loop {
+            let head = self.head(Some(&core)).await?;
+            let Some(next) = self.next_row(&head, core.applied().seq).await? else {
+                tokio::time::sleep(ENGINE_PAUSE).await;
+                continue;
+            };
+            match fit(&head, Standing { at: core.applied(), chain: core.chain() }, next.as_ref()) {
+                Fit::Continues => return Ok((core, head.last)),
+                Fit::Begins(incarnation) => {
+                    let slot = self.shared.writer_slots.acquire().await;
+                    let (begun, searcher) = blocking(move || {
+                        let searcher = core.begin(incarnation)?;
+                        core.close_writer()?;
+                        Ok((core, searcher))
+                    })
+                    .await?;
+                    drop(slot);
+                    core = begun;
+                    self.replica.searcher.store(Some(searcher));
+                    self.replica.publish(&core);
+                    return Ok((core, head.last));
+                }
+                Fit::Behind(reason) => return Err(Error::Anew(reason)),
+                Fit::Broken(reason) => self.replica.set_broken(&core, &reason),
+            }
+            tokio::time::sleep(self.shared.config.heads_interval).await;
+        }
+    }
+
+    /// The row behind a position, where the log's head says that there is one; `None` when the engine
+    /// or the log went away meanwhile.
+    async fn next_row(&self, head: &Head, seq: Seq) -> Result<Option<Option<Record>>, Error> {
+        if seq < head.trimmed || seq >= head.last {
+            return Ok(Some(None));
+        }
+        match self.shared.engine.log.read(self.replica.shard(), seq, 1).await {
+            Ok(rows) => Ok(rows.into_iter().next().map(Some)),
+            Err(EngineError::Unavailable(_) | EngineError::NoSuchLog(_) | EngineError::Trimmed { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The log's head, as soon as there is a log and an engine that says so. A log that is not there
+    /// although the replica has applied rows of it has lost them.
+    async fn head(&self, core: Option<&Core>) -> Result<Head, Error> {
+        let shards = [self.replica.shard().clone()];
+        let wait = |reason: String| {
+            if self.replica.progress.borrow().phase != Phase::Serving {
+                self.replica.set_phase(Phase::Recovering, reason);
+            }
+        };
+        loop {
+            match self.shared.engine.log.heads(&shards).await {
+                Ok(heads) => match (heads.into_iter().next().flatten(), core) {
+                    (Some(head), _) => return Ok(head),
+                    (None, Some(core)) if core.applied().seq > Seq(0) => {
+                        self.replica.set_broken(core, "the shard has no log any more");
+                    }
+                    (None, _) => wait("the shard has no log yet".to_owned()),
+                },
+                Err(EngineError::Unavailable(error)) => wait(format!("the cluster engine is unavailable: {error}")),
+                Err(error) => return Err(error.into()),
+            }
+            tokio::time::sleep(ENGINE_PAUSE).await;
+        }
+    }
+
+    /// Makes the replica anew: from another leaf's, else from a log that reaches back to its start.
+    /// Until then it holds nothing that anybody could count on.
+    pub(super) async fn recover(&self, reason: String) -> Result<(), Error> {
+        let shard = self.replica.shard();
+        tracing::warn!(%shard, reason, "replica is made anew");
+        self.replica.set_whole();
+        self.replica.set_phase(Phase::Recovering, format!("is made anew: {reason}"));
+        self.replica.searcher.store(None);
+        self.replica.progress.send_modify(|progress| {
+            (progress.applied, progress.committed) = (Generation::default(), Generation::default());
+            progress.chain = 0;
+        });
+        let sources = self.sources();
+        let mut failed = None;
+        for source in &sources {
+            self.replica.set_phase(Phase::Recovering, format!("is copied from leaf {}: {reason}", source.leaf));
+            let config = &self.shared.config;
+            let copied =
+                client::recover(&config.copy, &config.name, source, shard, &self.dir, &self.replica.copying).await;
+            self.replica.copying.end();
+            match copied {
+                Ok(_) => return Ok(()),
+                Err(error) => {
+                    tracing::warn!(%shard, source = %source.leaf, reason = error.reason(), "cannot copy the replica");
+                    failed = Some(error);
+                }
+            }
+        }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        if self.head(None).await?.trimmed == Seq(0) {
+            tracing::warn!(%shard, "no other leaf serves the shard: the replica begins anew from the start of its log");
+            let dir = self.dir.clone();
+            return blocking(move || dir.reset()).await;
+        }
+        Err(Error::Anew(format!("{reason}; no other leaf serves this shard, so there is nothing to make it from")))
+    }
+
+    /// Waits before the next attempt: at most so long, less when a leaf comes to serve that did not.
+    pub(super) async fn pause(&self, pause: Duration) {
+        let before = self.sources();
+        let mut views = self.viewer.subscribe();
+        let news = async {
+            while self.sources().iter().all(|source| before.contains(source)) {
+                if views.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = news => {}
+        }
+    }
+
+    /// The leaves that serve the shard, live ones only, in an order that differs from leaf to leaf.
+    fn sources(&self) -> Vec<Source> {
+        let view = self.viewer.view();
+        let own = &self.shared.config.name;
+        let serving = view.serving.get(self.replica.shard()).map_or(&[][..], Vec::as_slice);
+        let others = serving.iter().filter(|leaf| *leaf != own).filter_map(|leaf| view.leaf(leaf));
+        let mut sources: Vec<_> = others
+            .filter(|node| node.alive)
+            .map(|node| Source { leaf: node.record.name.clone(), grpc: node.record.grpc.clone() })
+            .collect();
+        let order =
+            |leaf: &NodeName| xxhash_rust::xxh3::xxh3_64(format!("{own}/{leaf}/{}", self.replica.shard()).as_bytes());
+        sources.sort_by_key(|source| order(&source.leaf));
+        sources
+    }
+}
