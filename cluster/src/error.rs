@@ -38,6 +38,9 @@ pub enum Error {
         /// The limit.
         kept_max: u64,
     },
+    /// Too many appends wait in this process; try again.
+    #[error("too many appends are waiting for the cluster engine")]
+    Busy,
     /// The claim ran out or was taken over: what the worker still does for it does not count.
     #[error("the claim {0} is no longer held")]
     ClaimLost(Receipt),

@@ -99,12 +99,12 @@ impl From<trawl_cluster::Error> for Error {
             Engine::Conflict(_) => Self::Conflict(error.to_string()),
             Engine::ClaimLost(_) => Self::ClaimLost(error.to_string()),
             Engine::OtherIncarnation { .. } => Self::Conflict(error.to_string()),
-            Engine::LogFull { .. } | Engine::QueueFull { .. } => {
+            Engine::LogFull { .. } | Engine::QueueFull { .. } | Engine::Busy => {
                 Self::TooManyRequests { reason: error.to_string(), retry_after: Duration::from_secs(1) }
             }
             Engine::TooLarge { .. } => Self::TooLarge(error.to_string()),
             Engine::Corrupt(_) => Self::Internal(error.to_string()),
-            Engine::Unavailable(source) => Self::Unavailable(format!("{error}: {source}")),
+            Engine::Unavailable(_) => Self::Unavailable(error.to_string()),
             Engine::Fenced { .. } | Engine::NoSuchLog(_) | Engine::Trimmed { .. } | Engine::BadUrl { .. } => {
                 Self::Unavailable(error.to_string())
             }

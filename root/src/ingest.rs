@@ -6,6 +6,7 @@
 
 mod append;
 mod batches;
+pub(crate) mod lag;
 mod outcomes;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -19,6 +20,7 @@ use trawl_proto::{Generation, Seq, v1};
 
 use self::batches::Batch;
 use crate::error::Error;
+use crate::limits::Limit;
 use crate::request::*;
 use crate::root::Root;
 use crate::{lifecycle, refresh};
@@ -161,6 +163,7 @@ impl<'a> Room<'a> {
         // One write alone is always let in: its size is bounded where it comes from.
         if before > 0 && before + bytes > max {
             root.write_bytes.fetch_sub(bytes, Ordering::AcqRel);
+            root.metrics.refusals.count(Limit::WriteBytesInFlight);
             let reason =
                 format!("{before} bytes of operations are being written, with {bytes} more it were over {max}");
             return Err(Error::TooManyRequests { reason, retry_after: Duration::from_secs(1) });

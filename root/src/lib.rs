@@ -27,9 +27,12 @@ mod catalog;
 mod fields;
 mod lifecycle;
 
+mod engine_gate;
 mod lead;
 
 mod health;
+pub mod limits;
+mod logs;
 mod metrics;
 mod status;
 

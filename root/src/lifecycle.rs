@@ -26,9 +26,6 @@ const ATTEMPTS_MAX: usize = 10;
 /// Most extra replicas.
 const REPLICAS_MAX: u32 = 100;
 
-/// How long to wait for a call of the store.
-const STORE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// How long this root's view may take to show what was committed.
 const VIEW_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -227,17 +224,22 @@ async fn stored_record(root: &Root, name: &str) -> Result<(Arc<IndexRecord>, Rev
 }
 
 async fn get(root: &Root, key: &str) -> Result<Option<(Bytes, Revision)>, Error> {
-    let entry = in_time(root.engine.store.get(key)).await?;
+    let entry = in_time(root, root.engine.store.get(key)).await?;
     Ok(entry.map(|entry| (entry.value, entry.revision)))
 }
 
 async fn commit(root: &Root, guards: &[Guard], writes: &[Write]) -> Result<Revision, Error> {
-    in_time(root.engine.store.commit(guards, writes)).await
+    in_time(root, root.engine.store.commit(guards, writes)).await
 }
 
-async fn in_time<T>(call: impl Future<Output = Result<T, EngineError>>) -> Result<T, Error> {
-    match tokio::time::timeout(STORE_TIMEOUT, call).await {
-        Ok(result) => Ok(result?),
+/// A call of the store, unless the store is known to be out of reach.
+async fn in_time<T>(root: &Root, call: impl Future<Output = Result<T, EngineError>>) -> Result<T, Error> {
+    let wait = root.config.write.append_wait_max;
+    root.store_gate.enter(wait)?;
+    let result = match tokio::time::timeout(wait, call).await {
+        Ok(result) => result.map_err(Error::from),
         Err(_) => Err(Error::Unavailable("the cluster engine did not answer in time".to_owned())),
-    }
+    };
+    root.store_gate.note(&result);
+    result
 }

@@ -5,6 +5,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::limits::Refusals;
+
 /// The counters of one root. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -36,6 +38,8 @@ pub struct Metrics {
     pub write_seconds: Histogram,
     /// 1 while this root leads.
     pub leading: Gauge,
+    /// What was refused, by the limit that was reached.
+    pub refusals: Refusals,
 }
 
 impl Metrics {
@@ -56,6 +60,7 @@ impl Metrics {
             write_bytes_in_flight: Gauge::default(),
             write_seconds: latency(),
             leading: Gauge::default(),
+            refusals: Refusals::default(),
         };
         let registry = registry.sub_registry_with_prefix("trawl_root");
         registry.register("searches", "Searches answered, in whatever way", metrics.searches.clone());
@@ -100,6 +105,8 @@ impl Metrics {
         );
         registry.register("write_seconds", "Time from a write's arrival to its answer", metrics.write_seconds.clone());
         registry.register("leading", "1 while this root leads", metrics.leading.clone());
+        let help = "Requests and operations that were refused, by the limit that was reached";
+        registry.register("limit_refusals", help, metrics.refusals.0.clone());
         metrics
     }
 }

@@ -407,6 +407,8 @@ pub struct ClusterStatus {
     pub indices: Vec<Arc<IndexRecord>>,
     /// All replicas, assigned or only configured, by index name, shard, leaf.
     pub replicas: Vec<ReplicaInfo>,
+    /// The logs of all shards, by index name and shard; none when the engine cannot be reached.
+    pub logs: Vec<LogInfo>,
 }
 
 /// Who leads.
@@ -461,4 +463,23 @@ pub struct ReplicaInfo {
     pub state: ReplicaState,
     /// As its leaf reports it; `None` when the leaf did not answer.
     pub status: Option<v1::ReplicaStatus>,
+    /// Operations in the shard's log that it has not applied; `None` when the leaf did not answer.
+    pub lag_operations: Option<u64>,
+    /// Log time between the last operation applied and the last one in the log.
+    pub lag: Option<Duration>,
+}
+
+/// One shard's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogInfo {
+    /// Name of the index.
+    pub index: String,
+    /// Number of the shard.
+    pub shard: u32,
+    /// Operations that are kept.
+    pub operations: u64,
+    /// Their size.
+    pub bytes: u64,
+    /// At this size appends are refused; `None`: the engine's default.
+    pub bytes_max: Option<u64>,
 }

@@ -14,9 +14,13 @@ use trawl_proto::v1;
 
 use crate::catalog::{self, Mappings};
 use crate::config::Config;
+use crate::engine_gate::EngineGate;
 use crate::error::Error;
 use crate::fields::Fields;
+use crate::ingest::lag::Lags;
 use crate::leaf_client::LeafClients;
+use crate::limits::Limit;
+use crate::logs::LogDepths;
 use crate::metrics::Metrics;
 use crate::request::*;
 use crate::statistics::StatisticsCache;
@@ -32,10 +36,17 @@ pub struct Root {
     pub(crate) fields: Fields,
     pub(crate) statistics: StatisticsCache,
     pub(crate) metrics: Metrics,
+    /// Whether the logs can be appended to.
+    pub(crate) log_gate: EngineGate,
+    /// Whether the store can be read and written.
+    pub(crate) store_gate: EngineGate,
+    /// How far replicas are behind, of indices that have a limit on it.
+    pub(crate) lags: Lags,
     /// Grows with every request, so that equal replicas take turns.
     pub(crate) turn: AtomicU64,
     /// Bytes of operations at work.
     pub(crate) write_bytes: AtomicUsize,
+    pub(crate) log_depths: LogDepths,
     reads: Semaphore,
 }
 
@@ -43,12 +54,18 @@ impl Root {
     /// A root over an engine; `viewer` follows the same engine's store.
     pub fn new(config: Config, engine: Engine, viewer: Viewer, registry: &mut Registry) -> Self {
         let search = &config.search;
+        let log_depths = LogDepths::default();
+        registry.register_collector(Box::new(log_depths.clone()));
         Self {
+            log_depths,
             leaves: LeafClients::new(config.leaves.clone()),
             mappings: Mappings::new(search.mappings_max),
             fields: Fields::default(),
             statistics: StatisticsCache::new(search.statistics_entries_max, search.statistics_age_max),
             metrics: Metrics::new(registry),
+            log_gate: EngineGate::default(),
+            store_gate: EngineGate::default(),
+            lags: Lags::default(),
             turn: AtomicU64::new(rand::random::<u32>().into()),
             write_bytes: AtomicUsize::new(0),
             reads: Semaphore::new(search.in_flight_max),
@@ -214,9 +231,12 @@ impl Root {
 
     /// One of the bounded number of reads at work.
     fn reading(&self) -> Result<Reading<'_>, Error> {
-        let permit = self.reads.try_acquire().map_err(|_| Error::TooManyRequests {
-            reason: format!("{} searches are at work already", self.config.search.in_flight_max),
-            retry_after: Duration::from_secs(1),
+        let permit = self.reads.try_acquire().map_err(|_| {
+            self.metrics.refusals.count(Limit::SearchesInFlight);
+            Error::TooManyRequests {
+                reason: format!("{} searches are at work already", self.config.search.in_flight_max),
+                retry_after: Duration::from_secs(1),
+            }
         })?;
         self.metrics.reads_in_flight.inc();
         Ok(Reading { root: self, _permit: permit })

@@ -6,7 +6,9 @@ use trawl_cluster::catalog::IndexRecord;
 use trawl_cluster::view::{Node, View};
 use trawl_proto::{NodeName, ShardKey, v1};
 
+use crate::ingest::lag::lag;
 use crate::leaf_client::ConnectionState;
+use crate::logs::{self, Heads};
 use crate::request::{ClusterStatus, LeaderStatus, NodeStatus, ReplicaInfo, ReplicaState};
 use crate::root::Root;
 
@@ -15,7 +17,7 @@ type Reports = HashMap<(ShardKey, NodeName), v1::ReplicaStatus>;
 /// Asks all live leaves at once and puts the answers beside what is configured.
 pub(crate) async fn cluster(root: &Root) -> ClusterStatus {
     let view = root.viewer.view();
-    let reports = reports(root, &view).await;
+    let (reports, heads) = tokio::join!(reports(root, &view), logs::heads(root, &view));
     let leader = view.leader.as_ref().map(|leader| LeaderStatus {
         name: leader.name.clone(),
         epoch: leader.epoch.0,
@@ -29,7 +31,8 @@ pub(crate) async fn cluster(root: &Root) -> ClusterStatus {
         roots: view.roots().map(|node| status(node, true)).collect(),
         leaves: view.leaves().map(|node| status(node, connected(node))).collect(),
         indices: view.indices.values().cloned().collect(),
-        replicas: view.indices.values().flat_map(|record| replicas(&view, record, &reports)).collect(),
+        replicas: view.indices.values().flat_map(|record| replicas(&view, record, &reports, &heads)).collect(),
+        logs: logs::infos(&view, &heads),
     }
 }
 
@@ -52,19 +55,26 @@ async fn reports(root: &Root, view: &View) -> Reports {
 }
 
 /// The replicas of one index: those assigned, by leaf, then those that nobody holds.
-fn replicas(view: &View, record: &IndexRecord, reports: &Reports) -> Vec<ReplicaInfo> {
+fn replicas(view: &View, record: &IndexRecord, reports: &Reports, heads: &Heads) -> Vec<ReplicaInfo> {
     let mut replicas = Vec::new();
     for shard in record.shard_keys() {
         let mut leaves = view.assignments.get(&shard).map(|assigned| assigned.leaves.clone()).unwrap_or_default();
         leaves.sort();
         let missing = (1 + record.replicas as usize).saturating_sub(leaves.len());
-        let info = |leaf: Option<NodeName>, state, status| ReplicaInfo {
-            index: record.name.clone(),
-            uid: record.uid.0.clone(),
-            shard: shard.number,
-            leaf,
-            state,
-            status,
+        let info = |leaf: Option<NodeName>, state, status: Option<v1::ReplicaStatus>| {
+            let head = heads.get(&shard);
+            let seq = head.map_or(0, |head| head.last.0);
+            let behind = |status: &v1::ReplicaStatus| seq.max(status.head).saturating_sub(status.applied);
+            ReplicaInfo {
+                index: record.name.clone(),
+                uid: record.uid.0.clone(),
+                shard: shard.number,
+                leaf,
+                state,
+                lag_operations: status.as_ref().map(behind),
+                lag: status.as_ref().map(|status| lag(status, head.map(|head| head.time_ms))),
+                status,
+            }
         };
         for leaf in leaves {
             let status = reports.get(&(shard.clone(), leaf.clone())).cloned();

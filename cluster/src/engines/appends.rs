@@ -51,14 +51,16 @@ impl Appends {
     /// Waits until the batches are durable; see [`crate::ShardLog::append`].
     pub(super) async fn append(&self, batches: Vec<Append>) -> Result<Vec<Result<Appended, Error>>, Error> {
         let kib = kib(batches.iter().map(|batch| batch.body.len()).sum::<usize>());
-        let full = || unavailable("cannot append", "too many appends are waiting in this process");
-        let room = self.room.clone().try_acquire_many_owned(kib).map_err(|_| full())?;
+        let room = self.room.clone().try_acquire_many_owned(kib).map_err(|_| Error::Busy)?;
         let (prepared, refused) = prepare(batches, self.batch_bytes_max).await?;
         if prepared.is_empty() {
             return Ok(merge(refused, Vec::new()));
         }
         let (reply, answer) = oneshot::channel();
-        self.queue.try_send(Job { batches: prepared, reply, _room: room }).map_err(|_| full())?;
+        self.queue.try_send(Job { batches: prepared, reply, _room: room }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Error::Busy,
+            mpsc::error::TrySendError::Closed(_) => unavailable("cannot append", "the engine has been closed"),
+        })?;
         let results = answer.await.map_err(|error| unavailable("append was cut off", error))??;
         Ok(merge(refused, results))
     }

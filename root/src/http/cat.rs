@@ -132,6 +132,8 @@ const SHARDS: &[Column] = &[
     Column::left("ip", &[]),
     Column::left("node", &["n"]),
     Column::left("unassigned.reason", &["ur"]).hidden(),
+    Column::right("lag.ops", &["lo", "lagOps"]),
+    Column::right("lag.time", &["lt", "lagTime"]),
     Column::right("seq_no.max", &["sqm", "maxSeqNo"]).hidden(),
     Column::right("seq_no.committed", &[]).hidden(),
 ];
@@ -175,6 +177,8 @@ pub(crate) async fn shards(call: Call) -> Result<Answer, ApiError> {
             leaf.and_then(address).map_or(Cell::Empty, |address| Cell::text(&address)),
             leaf.map_or(Cell::Empty, Cell::text),
             Cell::text(why),
+            replica.lag_operations.map_or(Cell::Empty, Cell::number),
+            replica.lag.map_or(Cell::Empty, |lag| Cell::text(&format!("{:.1}s", lag.as_secs_f64()))),
             reported.map_or(Cell::Empty, |status| Cell::number(status.applied)),
             reported.map_or(Cell::Empty, |status| Cell::number(status.committed)),
         ]);

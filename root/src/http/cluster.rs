@@ -14,7 +14,9 @@ use super::{
     respond::Answer,
 };
 use crate::operation::OperationState;
-use crate::request::{ClusterStatus, Health, HealthStatus, IndexHealth, NodeStatus, ReplicaInfo, ReplicaState};
+use crate::request::{
+    ClusterStatus, Health, HealthStatus, IndexHealth, LogInfo, NodeStatus, ReplicaInfo, ReplicaState,
+};
 
 /// Parameters of `_cluster/health`.
 pub(crate) const HEALTH_PARAMS: &[&[&str]] = &[
@@ -185,6 +187,7 @@ fn trawl_body(status: &ClusterStatus) -> Json {
         "roots" => all(&status.roots),
         "leaves" => all(&status.leaves),
         "shards" => status.replicas.iter().map(trawl_replica).collect::<Vec<_>>(),
+        "logs" => status.logs.iter().map(trawl_log).collect::<Vec<_>>(),
     }
 }
 
@@ -219,6 +222,8 @@ fn trawl_replica(replica: &ReplicaInfo) -> Json {
         ("applied".to_owned(), status.map(|status| status.applied).into()),
         ("committed".to_owned(), status.map(|status| status.committed).into()),
         ("documents".to_owned(), status.map(|status| status.documents).into()),
+        ("lag_operations".to_owned(), replica.lag_operations.into()),
+        ("lag_seconds".to_owned(), replica.lag.map(|lag| lag.as_secs_f64()).into()),
         ("deleted_documents".to_owned(), status.map(|status| status.deleted_documents).into()),
         ("bytes_on_disk".to_owned(), status.map(|status| status.bytes_on_disk).into()),
     ];
@@ -226,6 +231,16 @@ fn trawl_replica(replica: &ReplicaInfo) -> Json {
         members.push(("reason".to_owned(), reason.into()));
     }
     Json::Object(members)
+}
+
+fn trawl_log(log: &LogInfo) -> Json {
+    object! {
+        "index" => log.index.as_str(),
+        "shard" => log.shard,
+        "operations" => log.operations,
+        "bytes" => log.bytes,
+        "bytes_max" => log.bytes_max,
+    }
 }
 
 fn state_name(state: ReplicaState) -> &'static str {

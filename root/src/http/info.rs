@@ -51,6 +51,7 @@ pub(crate) async fn readyz(call: Call) -> Result<Answer, ApiError> {
 
 /// `GET /metrics`
 pub(crate) async fn metrics(call: Call) -> Result<Answer, ApiError> {
+    call.root().log_depths.refresh(call.root()).await;
     let mut text = String::new();
     encode(&mut text, &call.shared.metrics).map_err(|error| Error::Internal(error.to_string()))?;
     Ok(Answer::text(text, OPEN_METRICS))

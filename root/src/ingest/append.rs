@@ -8,17 +8,22 @@ use trawl_cluster::shard_log::{Append, Appended};
 use trawl_cluster::work_queue::Receipt;
 
 use super::batches::Batch;
+use super::lag;
 use crate::error::Error;
+use crate::limits::Limit;
 use crate::root::Root;
 
 /// How often a log that is not there yet is looked for.
 const LOG_POLL: Duration = Duration::from_millis(50);
 
 /// Appends all batches in one call; results in their order. The log of a new index may have to be
-/// waited for.
+/// waited for. Batches of shards whose replicas are too far behind are refused.
 pub(super) async fn append(root: &Root, batches: &[Batch], claim: Option<Receipt>) -> Vec<Result<Appended, Error>> {
     let deadline = Instant::now() + root.config.write.append_wait_max;
-    let mut results: Vec<Option<Result<Appended, Error>>> = batches.iter().map(|_| None).collect();
+    let mut results: Vec<Option<Result<Appended, Error>>> = Vec::with_capacity(batches.len());
+    for batch in batches {
+        results.push(lag::check(root, batch).await.err().map(Err));
+    }
     loop {
         let open: Vec<usize> = (0..batches.len()).filter(|at| results[*at].is_none()).collect();
         if open.is_empty() {
@@ -64,11 +69,28 @@ async fn once(root: &Root, batches: Vec<Append>, deadline: Instant) -> Vec<Resul
     let all = |error: Error| (0..count).map(|_| Err(Refused::For(error.clone()))).collect();
     // When time runs out the batches may still become durable; the error says "not known", and a write
     // with a key may be repeated.
-    match tokio::time::timeout_at(deadline, root.engine.log.append(batches)).await {
-        Ok(Ok(results)) => results.into_iter().map(|result| result.map_err(Refused::from)).collect(),
-        Ok(Err(error)) => all(error.into()),
-        Err(_) => all(Error::Unavailable("the cluster engine did not answer in time".to_owned())),
+    if let Err(error) = root.log_gate.enter(root.config.write.append_wait_max) {
+        return all(error);
     }
+    let result = match tokio::time::timeout_at(deadline, root.engine.log.append(batches)).await {
+        Ok(result) => result.map_err(|error| counted(root, error).into()),
+        Err(_) => Err(Error::Unavailable("the cluster engine did not answer in time".to_owned())),
+    };
+    root.log_gate.note(&result);
+    match result {
+        Ok(results) => results.into_iter().map(|result| result.map_err(|error| counted(root, error).into())).collect(),
+        Err(error) => all(error),
+    }
+}
+
+/// Counts what a limit refused.
+fn counted(root: &Root, error: EngineError) -> EngineError {
+    match error {
+        EngineError::LogFull { .. } => root.metrics.refusals.count(Limit::LogSize),
+        EngineError::Busy => root.metrics.refusals.count(Limit::AppendQueue),
+        _ => {}
+    }
+    error
 }
 
 fn to_append(batch: &Batch, claim: Option<Receipt>) -> Append {
