@@ -17,6 +17,7 @@
 mod compression;
 mod csv;
 mod csv_types;
+mod cut;
 mod debian;
 mod detect;
 mod document;
@@ -25,6 +26,8 @@ mod lines;
 mod lz4;
 mod mapping;
 mod ndjson;
+mod piece;
+mod remote;
 mod sink;
 mod source;
 mod text;
@@ -37,16 +40,21 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 pub use compression::Compression;
+pub use csv_types::{Column, Kind, Table};
+pub use cut::{Cut, CutOptions, Cutting, can_be_cut, cut};
 pub(crate) use mapping::field_types;
+pub use piece::{Identity, Location, Piece, Range};
 
 /// Chunks that may wait between the reading thread and the consumer.
 const CHANNEL_CHUNKS: usize = 4;
 
 /// What a file contains, apart from its compression.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Format {
     /// Found out from the content.
     #[default]
@@ -117,12 +125,20 @@ pub enum Input {
         /// The content, compressed or not.
         bytes: Bytes,
     },
+    /// An object behind `s3://`, `http://` or `https://`; with `s3://` and a `/` at the end everything below it.
+    Url(String),
+    /// A file or a range of one, made by [`cut`].
+    Piece(Box<Piece>),
 }
 
 impl Input {
     /// The input that an argument of the command line means: `-` is standard input.
     pub fn from_argument(argument: &str) -> Self {
-        if argument == "-" { Self::Stdin } else { Self::Path(PathBuf::from(argument)) }
+        match argument {
+            "-" => Self::Stdin,
+            _ if remote::is_url(argument) => Self::Url(argument.to_owned()),
+            _ => Self::Path(PathBuf::from(argument)),
+        }
     }
 }
 
@@ -153,11 +169,31 @@ pub struct Place {
     pub file: Arc<str>,
     /// The line, from 1, on which the document begins; 0 means the file as a whole.
     pub line: u64,
+    /// The byte at which the document begins, where lines were not counted.
+    pub offset: Option<u64>,
+}
+
+/// A position between two documents of an input, from where reading can go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Mark {
+    /// Bytes before it, after decompression.
+    pub offset: u64,
+    /// The line that begins there, from 1.
+    pub line: u64,
+}
+
+impl Mark {
+    /// The beginning of an input.
+    pub const START: Self = Self { offset: 0, line: 1 };
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.line == 0 { write!(f, "{}", self.file) } else { write!(f, "{}:{}", self.file, self.line) }
+        match (self.line, self.offset) {
+            (0, _) => write!(f, "{}", self.file),
+            (_, Some(offset)) => write!(f, "{} at byte {offset}", self.file),
+            (line, None) => write!(f, "{}:{line}", self.file),
+        }
     }
 }
 
@@ -172,6 +208,10 @@ pub struct Record {
     pub id_given: bool,
     /// A JSON object on one line.
     pub source: Vec<u8>,
+    /// Which input it is from: its number.
+    pub input: u32,
+    /// Where reading goes on behind it.
+    pub next: Mark,
 }
 
 /// Why something could not be read.
@@ -179,6 +219,8 @@ pub struct Record {
 pub enum FaultKind {
     /// The file or directory could not be opened or read.
     CannotRead,
+    /// The file is no longer the one that was cut into pieces.
+    Changed,
     /// The compressed stream ends too early; what came before it was read.
     Truncated,
     /// The compressed stream is damaged; what came before the damage was read.
@@ -208,6 +250,7 @@ impl FaultKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::CannotRead => "cannot_read",
+            Self::Changed => "changed",
             Self::Truncated => "truncated_stream",
             Self::Corrupt => "corrupt_stream",
             Self::InvalidUtf8 => "invalid_utf8",
@@ -232,6 +275,10 @@ pub struct Fault {
     pub kind: FaultKind,
     /// Why, for a person.
     pub reason: String,
+    /// Which input it is of: its number.
+    pub input: u32,
+    /// Where reading goes on behind it.
+    pub next: Mark,
 }
 
 /// A file was opened and its format is known. Comes before everything else about it.
@@ -287,10 +334,12 @@ pub fn read(inputs: Vec<Input>, options: ReadOptions) -> std::io::Result<Reading
     let bytes_read = Arc::new(AtomicU64::new(0));
     let bytes_total = source::bytes_total(&inputs);
     let counter = bytes_read.clone();
+    let runtime = tokio::runtime::Handle::try_current().ok();
     let thread = std::thread::Builder::new().name("reader".to_owned()).spawn(move || {
         let mut sink = sink::Sink::new(sender, options.id_field.clone());
-        for input in inputs {
-            if source::read_input(&input, &options, &counter, &mut sink).is_err() {
+        for (number, input) in inputs.into_iter().enumerate() {
+            sink.input(u32::try_from(number).unwrap_or(u32::MAX));
+            if source::read_input(&input, &options, &counter, runtime.as_ref(), &mut sink).is_err() {
                 return;
             }
         }

@@ -106,7 +106,7 @@ mod tests {
     use crate::readers::Place;
 
     fn item(line: u64, id_hash: u64) -> Item {
-        Item { place: Place { file: Arc::from("f"), line }, id_hash, lines: 0..1, bytes: 10 }
+        Item { place: Place { file: Arc::from("f"), line, offset: None }, id_hash, lines: 0..1, bytes: 10 }
     }
 
     #[test]

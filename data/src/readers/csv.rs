@@ -5,11 +5,11 @@
 
 use std::io::{BufRead, Write};
 
-use super::FaultKind;
 use super::csv_types::{Kind, Table, is_number};
-use super::lines::{Line, Lines};
-use super::ndjson::too_long;
+use super::lines::{Kept, Line, Lines};
+use super::ndjson::too_long_reason;
 use super::sink::{Sink, Stop};
+use super::{FaultKind, Mark};
 
 /// Splits records into fields, line by line.
 pub(super) struct Splitter {
@@ -95,13 +95,28 @@ impl Splitter {
     }
 }
 
-/// Reads the rows below the header.
-pub(super) fn read(reader: &mut dyn BufRead, bytes_max: usize, table: &Table, sink: &mut Sink) -> Result<(), Stop> {
-    let mut lines = Lines::new(reader, bytes_max);
+/// Reads the rows below the header, which stands at the beginning of the file.
+pub(super) fn read(
+    reader: &mut dyn BufRead,
+    bytes_max: usize,
+    table: &Table,
+    start: Mark,
+    sink: &mut Sink,
+) -> Result<(), Stop> {
+    let mut lines = Lines::new(reader, bytes_max, start);
     let mut splitter = Splitter::new(table.delimiter);
     let keys = keys(table);
-    let mut header_seen = false;
-    while let Some(number) = next_record(&mut lines, &mut splitter, bytes_max, sink)? {
+    let mut header_seen = start.offset > 0;
+    loop {
+        let start = match next_record(&mut lines, &mut splitter, bytes_max)? {
+            Found::End => return Ok(()),
+            Found::Fault(start, kind, reason) => {
+                sink.at(start, lines.mark());
+                sink.fault(start.line, kind, reason)?;
+                continue;
+            }
+            Found::Record(start) => start,
+        };
         if splitter.is_blank() {
             continue;
         }
@@ -109,6 +124,8 @@ pub(super) fn read(reader: &mut dyn BufRead, bytes_max: usize, table: &Table, si
             header_seen = true;
             continue;
         }
+        sink.at(start, lines.mark());
+        let number = start.line;
         if splitter.len() != table.columns.len() {
             let reason = format!("{} values where the header has {} columns", splitter.len(), table.columns.len());
             sink.fault(number, FaultKind::WrongColumns, reason)?;
@@ -122,52 +139,77 @@ pub(super) fn read(reader: &mut dyn BufRead, bytes_max: usize, table: &Table, si
             }
         }
     }
-    Ok(())
 }
 
-/// Fills the splitter with the next record; returns the line on which it begins, or `None` at the end.
-fn next_record(
-    lines: &mut Lines<'_>,
-    splitter: &mut Splitter,
+/// Tells where each record begins and the next one does, from the beginning of a file; `false` ends it.
+pub(super) fn boundaries(
+    reader: &mut dyn BufRead,
     bytes_max: usize,
-    sink: &mut Sink,
-) -> Result<Option<u64>, Stop> {
-    loop {
-        splitter.clear();
-        let first = lines.number() + 1;
-        // Lines of this record after its first, kept to read them again if its quote is never closed.
-        let mut following: Vec<Vec<u8>> = Vec::new();
-        let mut bytes = 0;
-        let never_closed = loop {
-            let is_first = bytes == 0;
-            match lines.next()? {
-                None if is_first => return Ok(None),
-                None => break true,
-                Some(Line::TooLong { bytes: length }) if is_first => {
-                    too_long(sink, first, "line", length, bytes_max)?;
-                    break false;
-                }
-                Some(Line::TooLong { .. }) => break true,
-                Some(Line::Text(line)) => {
-                    bytes += line.len() + 1;
-                    if bytes > bytes_max + 1 {
-                        following.push(line.to_vec());
-                        break true;
-                    }
-                    if splitter.line(line) {
-                        return Ok(Some(first));
-                    }
-                    if !is_first {
-                        following.push(line.to_vec());
-                    }
-                }
-            }
-        };
-        if never_closed {
-            sink.fault(first, FaultKind::UnclosedQuote, "a quote that begins here is not closed")?;
-            lines.put_back(following);
+    delimiter: u8,
+    mut each: impl FnMut(Mark) -> bool,
+) -> Result<Mark, Stop> {
+    let mut lines = Lines::new(reader, bytes_max, Mark::START);
+    let mut splitter = Splitter::new(delimiter);
+    while !matches!(next_record(&mut lines, &mut splitter, bytes_max)?, Found::End) {
+        if !each(lines.mark()) {
+            break;
         }
     }
+    Ok(lines.mark())
+}
+
+/// What stands next in a table.
+enum Found {
+    /// A record, now in the splitter, that begins here.
+    Record(Mark),
+    /// Something that is none.
+    Fault(Mark, FaultKind, String),
+    /// Nothing.
+    End,
+}
+
+/// Fills the splitter with the next record.
+fn next_record(lines: &mut Lines<'_>, splitter: &mut Splitter, bytes_max: usize) -> Result<Found, Stop> {
+    splitter.clear();
+    let first = lines.mark();
+    // Where the lines after the record's first begin, and they themselves, kept to read them again if its quote is never
+    // closed.
+    let mut second = first;
+    let mut following: Vec<Kept> = Vec::new();
+    let mut bytes = 0;
+    loop {
+        let is_first = bytes == 0;
+        match lines.next()? {
+            None if is_first => return Ok(Found::End),
+            None => break,
+            Some(Line::TooLong { bytes: length }) if is_first => {
+                return Ok(Found::Fault(first, FaultKind::TooLong, too_long_reason("line", length, bytes_max)));
+            }
+            Some(Line::TooLong { bytes }) => {
+                following.push(lines.keep(Err(bytes)));
+                break;
+            }
+            Some(Line::Text(line)) => {
+                bytes += line.len() + 1;
+                let too_many = bytes > bytes_max + 1;
+                if !too_many && splitter.line(line) {
+                    return Ok(Found::Record(first));
+                }
+                if !is_first {
+                    let line = line.to_vec();
+                    following.push(lines.keep(Ok(line)));
+                }
+                if too_many {
+                    break;
+                }
+            }
+        }
+        if is_first {
+            second = lines.mark();
+        }
+    }
+    lines.put_back(second, following);
+    Ok(Found::Fault(first, FaultKind::UnclosedQuote, "a quote that begins here is not closed".to_owned()))
 }
 
 /// Every column's name as JSON, with its colon.

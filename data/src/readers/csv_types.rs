@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::csv::Splitter;
 
 /// Rows of the sample that are looked at.
 const ROWS_MAX: usize = 1_000;
 
 /// The type of a column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
     /// Whole numbers.
     Long,
     /// Numbers.
@@ -23,17 +26,21 @@ pub(super) enum Kind {
 }
 
 /// A column.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Column {
-    pub(super) name: String,
-    pub(super) kind: Kind,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// What its cells are made into.
+    pub kind: Kind,
 }
 
 /// A table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Table {
-    pub(super) delimiter: u8,
-    pub(super) columns: Vec<Column>,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// Between two cells.
+    pub delimiter: u8,
+    /// In order.
+    pub columns: Vec<Column>,
 }
 
 /// Reads a table's shape from its beginning; `whole` says that the sample is all there is. `None` if there is no complete

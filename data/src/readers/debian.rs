@@ -9,32 +9,41 @@ use std::io::BufRead;
 
 use serde_json::{Map, Value};
 
-use super::FaultKind;
 use super::lines::{Line, Lines, without_return};
 use super::ndjson::too_long;
 use super::sink::{Sink, Stop};
+use super::{FaultKind, Mark};
 
 /// Reads to the end.
-pub(super) fn read(reader: &mut dyn BufRead, bytes_max: usize, sink: &mut Sink) -> Result<(), Stop> {
-    let mut lines = Lines::new(reader, bytes_max);
+pub(super) fn read(reader: &mut dyn BufRead, bytes_max: usize, start: Mark, sink: &mut Sink) -> Result<(), Stop> {
+    let mut lines = Lines::new(reader, bytes_max, start);
     let mut paragraph = Paragraph::default();
+    let mut begin = start;
     loop {
-        let number = lines.number() + 1;
-        let line = match lines.next() {
-            Ok(Some(Line::Text(line))) => line,
-            Ok(Some(Line::TooLong { bytes })) => {
-                paragraph.spoil(number, FaultKind::TooLong, format!("line of {bytes} bytes is over the limit"));
-                continue;
+        let number = lines.mark().line;
+        // The paragraph at which the stream breaks is incomplete; it is part of the break that the caller reports.
+        let ended = match lines.next()? {
+            Some(Line::Text(line)) => {
+                let line = without_return(line);
+                let blank = line.trim_ascii().is_empty();
+                if !blank && line[0] != b'#' {
+                    paragraph.line(number, line, bytes_max);
+                }
+                blank
             }
-            Ok(None) => return paragraph.finish(bytes_max, sink),
-            // The paragraph at which the stream breaks is incomplete; it is part of the break that the caller reports.
-            Err(stop) => return Err(stop),
+            Some(Line::TooLong { bytes }) => {
+                paragraph.spoil(number, FaultKind::TooLong, format!("line of {bytes} bytes is over the limit"));
+                false
+            }
+            None => {
+                sink.at(begin, lines.mark());
+                return paragraph.finish(bytes_max, sink);
+            }
         };
-        let line = without_return(line);
-        if line.trim_ascii().is_empty() {
+        if ended {
+            sink.at(begin, lines.mark());
             paragraph.finish(bytes_max, sink)?;
-        } else if line[0] != b'#' {
-            paragraph.line(number, line, bytes_max);
+            begin = lines.mark();
         }
     }
 }

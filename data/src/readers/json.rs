@@ -6,16 +6,16 @@
 
 use std::io::BufRead;
 
-use super::FaultKind;
 use super::ndjson::{one_line, too_long};
 use super::sink::{Sink, Stop};
+use super::{FaultKind, Mark};
 
 /// Reads to the end.
 pub(super) fn read(reader: &mut dyn BufRead, bytes_max: usize, sink: &mut Sink) -> Result<(), Stop> {
-    let mut scanner = Scanner { bytes_max, sink, line: 1, ordinal: 0, in_array: None, element: None };
+    let mut scanner = Scanner { bytes_max, sink, at: Mark::START, ordinal: 0, in_array: None, element: None };
     let mut first = true;
     loop {
-        let line = scanner.line;
+        let line = scanner.at.line;
         let bytes = reader.fill_buf().map_err(|error| Stop::Io { line, error })?;
         if bytes.is_empty() {
             return scanner.end();
@@ -23,6 +23,7 @@ pub(super) fn read(reader: &mut dyn BufRead, bytes_max: usize, sink: &mut Sink) 
         let length = bytes.len();
         let start = if first && bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
         first = false;
+        scanner.at.offset += start as u64;
         for &byte in &bytes[start..] {
             scanner.byte(byte)?;
         }
@@ -33,7 +34,8 @@ pub(super) fn read(reader: &mut dyn BufRead, bytes_max: usize, sink: &mut Sink) 
 struct Scanner<'s> {
     bytes_max: usize,
     sink: &'s mut Sink,
-    line: u64,
+    /// Of the byte that comes next.
+    at: Mark,
     ordinal: u64,
     /// Whether the elements stand in an array; `None` before the first one.
     in_array: Option<bool>,
@@ -42,7 +44,7 @@ struct Scanner<'s> {
 
 /// An element being cut out.
 struct Element {
-    line: u64,
+    start: Mark,
     bytes: Vec<u8>,
     length: u64,
     depth: u32,
@@ -57,8 +59,9 @@ impl Scanner<'_> {
         } else {
             self.between(byte)?;
         }
+        self.at.offset += 1;
         if byte == b'\n' {
-            self.line += 1;
+            self.at.line += 1;
         }
         Ok(())
     }
@@ -72,7 +75,7 @@ impl Scanner<'_> {
             _ => {
                 self.in_array.get_or_insert(false);
                 self.element = Some(Element {
-                    line: self.line,
+                    start: self.at,
                     bytes: Vec::new(),
                     length: 0,
                     depth: 0,
@@ -124,23 +127,28 @@ impl Scanner<'_> {
     fn cut(&mut self) -> Result<(), Stop> {
         let Some(element) = self.element.take() else { return Ok(()) };
         self.ordinal += 1;
+        let line = element.start.line;
+        // The byte at hand may belong to what follows: reading goes on behind it either way.
+        self.sink.at(element.start, Mark { offset: self.at.offset + 1, ..self.at });
         if element.length > self.bytes_max as u64 {
-            return too_long(self.sink, element.line, "element", element.length, self.bytes_max);
+            return too_long(self.sink, line, "element", element.length, self.bytes_max);
         }
-        self.sink.unchecked(element.line, self.ordinal, one_line(&element.bytes))
+        self.sink.unchecked(line, self.ordinal, one_line(&element.bytes))
     }
 
     fn end(&mut self) -> Result<(), Stop> {
         let open = self.element.as_ref().is_some_and(|element| element.depth > 0 || element.in_string);
         if open {
-            let line = self.element.take().map_or(self.line, |element| element.line);
+            let start = self.element.take().map_or(self.at, |element| element.start);
+            self.sink.at(start, self.at);
             let reason = "the element that begins here is never closed";
-            return self.sink.fault(line, FaultKind::InvalidJson, reason);
+            return self.sink.fault(start.line, FaultKind::InvalidJson, reason);
         }
         self.cut()?;
         if self.in_array == Some(true) {
             let reason = "the array is not closed: the file ends too early";
-            return self.sink.fault(self.line, FaultKind::InvalidJson, reason);
+            self.sink.at(self.at, self.at);
+            return self.sink.fault(self.at.line, FaultKind::InvalidJson, reason);
         }
         Ok(())
     }

@@ -2,31 +2,43 @@
 
 use std::io::BufRead;
 
-use super::FaultKind;
 use super::lines::{Line, Lines, without_return};
 use super::sink::{Sink, Stop};
+use super::{FaultKind, Mark};
 
 /// Reads to the end.
-pub(super) fn read(reader: &mut dyn BufRead, bytes_max: usize, sink: &mut Sink) -> Result<(), Stop> {
-    let mut lines = Lines::new(reader, bytes_max);
+pub(super) fn read(reader: &mut dyn BufRead, bytes_max: usize, start: Mark, sink: &mut Sink) -> Result<(), Stop> {
+    let mut lines = Lines::new(reader, bytes_max, start);
     loop {
-        let number = lines.number() + 1;
-        match lines.next()? {
+        let start = lines.mark();
+        let number = start.line;
+        let found = match lines.next()? {
             None => return Ok(()),
-            Some(Line::TooLong { bytes }) => too_long(sink, number, "line", bytes, bytes_max)?,
+            Some(Line::TooLong { bytes }) => Err(bytes),
             Some(Line::Text(line)) => {
                 let line = without_return(line);
-                if !line.trim_ascii().is_empty() {
-                    sink.unchecked(number, number, one_line(line))?;
+                if line.trim_ascii().is_empty() {
+                    continue;
                 }
+                Ok(one_line(line))
             }
+        };
+        sink.at(start, lines.mark());
+        match found {
+            Ok(source) => sink.unchecked(number, number, source)?,
+            Err(bytes) => too_long(sink, number, "line", bytes, bytes_max)?,
         }
     }
 }
 
 /// Reports something that is longer than the limit.
 pub(super) fn too_long(sink: &mut Sink, line: u64, what: &str, bytes: u64, bytes_max: usize) -> Result<(), Stop> {
-    sink.fault(line, FaultKind::TooLong, format!("{what} of {bytes} bytes is over the limit of {bytes_max}"))
+    sink.fault(line, FaultKind::TooLong, too_long_reason(what, bytes, bytes_max))
+}
+
+/// The same in words.
+pub(super) fn too_long_reason(what: &str, bytes: u64, bytes_max: usize) -> String {
+    format!("{what} of {bytes} bytes is over the limit of {bytes_max}")
 }
 
 /// A copy without line breaks: in valid JSON they stand only between tokens, where a space means the same.

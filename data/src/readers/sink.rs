@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::document::{CheckError, check};
-use super::{Event, Fault, FaultKind, Opened, Place, Record};
+use super::{Event, Fault, FaultKind, Mark, Opened, Place, Record};
 
 /// A chunk is passed on when it holds this much.
 const CHUNK_BYTES: usize = 128 * 1024;
@@ -31,6 +31,8 @@ pub(super) enum MadeId {
     /// Of the content and the position, for standard input: every stream has the same name, and one must not replace
     /// the documents of another.
     ContentAndPosition,
+    /// Of the input's name and the offset in bytes, for a range whose line numbers are not known.
+    NameAndOffset,
 }
 
 /// The readers' side of the channel.
@@ -40,6 +42,11 @@ pub(super) struct Sink {
     file: Arc<str>,
     file_hash: u64,
     made_id: MadeId,
+    input: u32,
+    start: Mark,
+    next: Mark,
+    /// What ends at or before this offset has been passed on by an earlier reading.
+    passed: u64,
     chunk: Vec<Event>,
     chunk_bytes: usize,
 }
@@ -52,6 +59,10 @@ impl Sink {
             file: Arc::from(""),
             file_hash: 0,
             made_id: MadeId::NameAndPosition,
+            input: 0,
+            start: Mark::START,
+            next: Mark::START,
+            passed: 0,
             chunk: Vec::new(),
             chunk_bytes: 0,
         }
@@ -62,6 +73,34 @@ impl Sink {
         self.file = Arc::from(file);
         self.file_hash = xxh3_64(file.as_bytes());
         self.made_id = made_id;
+        self.at(Mark::START, Mark::START);
+        self.passed = 0;
+    }
+
+    /// Everything that follows comes from the input of this number.
+    pub(super) fn input(&mut self, number: u32) {
+        self.input = number;
+    }
+
+    /// Leaves out what ends at or before the offset.
+    pub(super) fn skip_through(&mut self, offset: u64) {
+        self.passed = offset;
+    }
+
+    /// What follows begins at `start`; what comes after it begins at `next`.
+    pub(super) fn at(&mut self, start: Mark, next: Mark) {
+        self.start = start;
+        self.next = next;
+    }
+
+    /// Whether what begins at `start` was passed on earlier.
+    fn is_passed(&self) -> bool {
+        self.passed > 0 && self.next.offset <= self.passed
+    }
+
+    fn place(&self, line: u64) -> Place {
+        let offset = (self.made_id == MadeId::NameAndOffset && line > 0).then_some(self.start.offset);
+        Place { file: self.file.clone(), line, offset }
     }
 
     pub(super) fn file(&self) -> &Arc<str> {
@@ -76,6 +115,9 @@ impl Sink {
 
     /// Bytes that claim to be a JSON object; a fault when they are not.
     pub(super) fn unchecked(&mut self, line: u64, position: u64, source: Vec<u8>) -> Result<(), Stop> {
+        if self.is_passed() {
+            return Ok(());
+        }
         match check(&source, self.id_field.as_deref()) {
             Ok(id) => self.push_record(line, position, id, source),
             Err(error) => self.check_failed(line, error),
@@ -90,6 +132,9 @@ impl Sink {
         natural_id: Option<String>,
         source: Vec<u8>,
     ) -> Result<(), Stop> {
+        if self.is_passed() {
+            return Ok(());
+        }
         let id = match self.id_field.as_deref() {
             None => natural_id,
             Some(field) => match check(&source, Some(field)) {
@@ -101,8 +146,11 @@ impl Sink {
     }
 
     pub(super) fn fault(&mut self, line: u64, kind: FaultKind, reason: impl Into<String>) -> Result<(), Stop> {
-        let place = Place { file: self.file.clone(), line };
-        self.push(Event::Fault(Fault { place, kind, reason: reason.into() }), 256)
+        if self.is_passed() && line > 0 {
+            return Ok(());
+        }
+        let (place, input, next) = (self.place(line), self.input, self.next);
+        self.push(Event::Fault(Fault { place, kind, reason: reason.into(), input, next }), 256)
     }
 
     /// Passes on what has gathered, waiting for room.
@@ -120,16 +168,14 @@ impl Sink {
 
     fn push_record(&mut self, line: u64, position: u64, id: Option<String>, source: Vec<u8>) -> Result<(), Stop> {
         let id_given = id.is_some();
-        let id = id.unwrap_or_else(|| {
-            let hash = match self.made_id {
-                MadeId::NameAndPosition => self.file_hash,
-                MadeId::ContentAndPosition => xxh3_64(&source),
-            };
-            format!("{hash:016x}-{position}")
+        let id = id.unwrap_or_else(|| match self.made_id {
+            MadeId::NameAndPosition => format!("{:016x}-{position}", self.file_hash),
+            MadeId::ContentAndPosition => format!("{:016x}-{position}", xxh3_64(&source)),
+            MadeId::NameAndOffset => format!("{:016x}-@{}", self.file_hash, self.start.offset),
         });
         let bytes = source.len() + 128;
-        let place = Place { file: self.file.clone(), line };
-        self.push(Event::Record(Record { place, id, id_given, source }), bytes)
+        let (place, input, next) = (self.place(line), self.input, self.next);
+        self.push(Event::Record(Record { place, id, id_given, source, input, next }), bytes)
     }
 
     fn push(&mut self, event: Event, bytes: usize) -> Result<(), Stop> {

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::FaultKind;
 use super::ndjson::too_long;
 use super::sink::{Sink, Stop};
+use super::{FaultKind, Mark};
 
 /// A longer first line is prose rather than a title.
 const TITLE_CHARS_MAX: usize = 160;
@@ -26,6 +26,7 @@ pub(super) fn read(reader: &mut dyn BufRead, bytes_max: usize, about: &About, si
     let mut content = Vec::new();
     let limited = (&mut *reader).take(bytes_max as u64 + 1).read_to_end(&mut content);
     limited.map_err(|error| Stop::Io { line: 1, error })?;
+    sink.at(Mark::START, Mark { line: 1, offset: content.len() as u64 });
     if content.len() > bytes_max {
         let rest = std::io::copy(reader, &mut std::io::sink()).map_err(|error| Stop::Io { line: 1, error })?;
         return too_long(sink, 0, "file", content.len() as u64 + rest, bytes_max);
