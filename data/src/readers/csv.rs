@@ -111,7 +111,8 @@ pub(super) fn read(
         let start = match next_record(&mut lines, &mut splitter, bytes_max)? {
             Found::End => return Ok(()),
             Found::Fault(start, kind, reason) => {
-                sink.at(start, lines.mark());
+                // Reading cannot be taken up before the header.
+                sink.at(start, if header_seen { lines.mark() } else { Mark::START });
                 sink.fault(start.line, kind, reason)?;
                 continue;
             }
@@ -141,7 +142,7 @@ pub(super) fn read(
     }
 }
 
-/// Tells where each record begins and the next one does, from the beginning of a file; `false` ends it.
+/// Tells where each record behind the header ends, and the header itself; `false` ends it. Returns where it ended.
 pub(super) fn boundaries(
     reader: &mut dyn BufRead,
     bytes_max: usize,
@@ -150,12 +151,14 @@ pub(super) fn boundaries(
 ) -> Result<Mark, Stop> {
     let mut lines = Lines::new(reader, bytes_max, Mark::START);
     let mut splitter = Splitter::new(delimiter);
-    while !matches!(next_record(&mut lines, &mut splitter, bytes_max)?, Found::End) {
-        if !each(lines.mark()) {
-            break;
+    let mut header_seen = false;
+    loop {
+        let found = next_record(&mut lines, &mut splitter, bytes_max)?;
+        header_seen |= matches!(found, Found::Record(_)) && !splitter.is_blank();
+        if matches!(found, Found::End) || (header_seen && !each(lines.mark())) {
+            return Ok(lines.mark());
         }
     }
-    Ok(lines.mark())
 }
 
 /// What stands next in a table.

@@ -64,7 +64,9 @@ fn check(format: Format, content: &[u8], piece_bytes: u64) -> usize {
         for (at, (_, next)) in found.iter().enumerate() {
             let rest = Piece { resume: *next, ..piece.clone() };
             let rest = read_all(vec![Input::Piece(Box::new(rest))], &options);
-            assert_eq!(only(&rest), only(&found)[at + 1..], "{piece:?} behind {next:?}");
+            // Before its header a table is taken up from the beginning.
+            let behind = if *next == Mark::START { 0 } else { at + 1 };
+            assert_eq!(only(&rest), only(&found)[behind..], "{piece:?} behind {next:?}");
         }
         together.extend(found);
     }
@@ -107,7 +109,7 @@ fn a_file_that_changed_is_not_read() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn nothing_is_lost_or_doubled_at_cuts(
