@@ -124,6 +124,12 @@ impl Mapping {
     }
 }
 
+/// The text form of a dynamic number with a fraction or too great for 64 bits: the shortest JSON that
+/// reads as the same double.
+pub fn number_text(value: f64) -> String {
+    serde_json::Number::from_f64(value).map_or_else(|| value.to_string(), |number| number.to_string())
+}
+
 /// A value as it travels between root and leaf. Text travels as a string.
 pub fn value_to_proto(value: &Value) -> v1::Value {
     use v1::value::Kind;

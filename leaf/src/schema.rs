@@ -2,14 +2,15 @@
 //!
 //! A tantivy schema is fixed when an index is created, a mapping grows. So a replica has, from the
 //! start: the hidden fields, one field for each field of the mapping that it was created with, a pool
-//! of spare text fields, and one JSON field for everything that comes later and is not text.
+//! of spare text fields, and two JSON fields for everything that comes later and is not analysed.
 //! [`fields`] says which logical field lives where.
 //!
 //! ```text
 //! _id _routing _slot _seq_no _version _primary_term _tie _mapping _source   hidden
 //! m0 m1 m1_len m2 …          fields of the mapping at creation, in the mapping's order
 //! s0 s0_len … s31 s31_len    spare text fields, given out in order of first appearance
-//! _dyn                       one flat key per dotted path
+//! _dyn                       values by their own type: columns only, one flat key per dotted path
+//! _str                       strings, and the text form of every dynamic value: terms and a column
 //! ```
 
 pub mod fields;
@@ -44,8 +45,10 @@ pub const TIE: &str = "_tie";
 pub const MAPPING_VERSION: &str = "_mapping";
 /// Name of the `_source` field: stored bytes.
 pub const SOURCE: &str = "_source";
-/// Name of the JSON field.
+/// Name of the JSON field for values of their own type.
 pub const DYNAMIC: &str = "_dyn";
+/// Name of the JSON field for strings and text forms.
+pub const STRINGS: &str = "_str";
 /// How many spare text fields a new replica has.
 pub const SPARES_DEFAULT: u32 = 32;
 
@@ -72,6 +75,8 @@ pub struct Hidden {
     pub source: Field,
     /// See [`DYNAMIC`].
     pub dynamic: Field,
+    /// See [`STRINGS`].
+    pub strings: Field,
 }
 
 /// A text field and the column with its exact number of tokens.
@@ -151,8 +156,9 @@ fn add_hidden(builder: &mut SchemaBuilder) -> Hidden {
         tie: builder.add_u64_field(TIE, fast.clone()),
         mapping_version: builder.add_u64_field(MAPPING_VERSION, fast),
         source: builder.add_bytes_field(SOURCE, BytesOptions::default().set_stored()),
-        dynamic: builder
-            .add_json_field(DYNAMIC, JsonObjectOptions::default().set_indexing_options(raw_indexing()).set_fast("raw")),
+        dynamic: builder.add_json_field(DYNAMIC, JsonObjectOptions::default().set_fast("raw")),
+        strings: builder
+            .add_json_field(STRINGS, JsonObjectOptions::default().set_indexing_options(raw_indexing()).set_fast("raw")),
     }
 }
 

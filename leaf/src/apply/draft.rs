@@ -4,8 +4,8 @@
 use tantivy::schema::OwnedValue;
 use tantivy::{DateTime, TantivyDocument};
 use trawl_data::analysis::Analyzer;
-use trawl_data::document::{DynamicValue, Value};
-use trawl_data::mapping::FieldType;
+use trawl_data::document::{DynamicValue, Value, number_text};
+use trawl_data::mapping::{DYNAMIC_IGNORE_ABOVE, FieldType};
 use trawl_proto::v1::{DynamicType, OperationError};
 
 use super::keys::{Keys, Wanted};
@@ -13,9 +13,6 @@ use super::layout::{Layout, Place};
 use super::tokens::{Analyzers, EncodedTokens};
 use crate::schema::PhysicalSchema;
 use crate::schema::fields::{ip_key, type_bit};
-
-/// Longer values of a dynamic string are not kept as `.keyword`, in characters.
-const DYNAMIC_IGNORE_ABOVE: u32 = 256;
 
 /// The hidden fields' values of one document.
 #[derive(Clone, Debug)]
@@ -49,7 +46,10 @@ pub struct Draft {
 struct Keyed {
     wanted: Wanted,
     tokens: EncodedTokens,
+    /// Of their own type.
     values: Vec<OwnedValue>,
+    /// Strings and text forms.
+    strings: Vec<OwnedValue>,
 }
 
 impl Draft {
@@ -112,7 +112,7 @@ impl Draft {
                 document.add_u64(text.length, tokens.count);
             }
         }
-        let mut object = Vec::new();
+        let (mut typed, mut strings) = (Vec::new(), Vec::new());
         for keyed in self.keyed {
             if keyed.wanted.text
                 && let Some(spare) = keys.spare(&keyed.wanted.key).and_then(|spare| physical.spares.get(spare as usize))
@@ -120,15 +120,13 @@ impl Draft {
                 document.add_text(spare.field, &keyed.tokens.text);
                 document.add_u64(spare.length, keyed.tokens.count);
             }
-            let mut values = keyed.values;
-            match values.len() {
-                0 => {}
-                1 => object.extend(values.pop().map(|value| (keyed.wanted.key, value))),
-                _ => object.push((keyed.wanted.key, OwnedValue::Array(values))),
-            }
+            add_values(&mut typed, &keyed.wanted.key, keyed.values);
+            add_values(&mut strings, &keyed.wanted.key, keyed.strings);
         }
-        if !object.is_empty() {
-            document.add_field_value(hidden.dynamic, &OwnedValue::Object(object));
+        for (field, object) in [(hidden.dynamic, typed), (hidden.strings, strings)] {
+            if !object.is_empty() {
+                document.add_field_value(field, &OwnedValue::Object(object));
+            }
         }
         document
     }
@@ -153,6 +151,9 @@ impl Draft {
                 keyed.wanted.text = true;
                 keyed.tokens.push(&value, analyzer, analyzers);
             }
+            (Place::Key(key), Value::Keyword(value)) => {
+                self.keyed(key, DynamicType::DynamicString).strings.push(OwnedValue::Str(value));
+            }
             (Place::Key(key), value) => {
                 let (dynamic_type, value) = key_value(value);
                 self.keyed(key, dynamic_type).values.push(value);
@@ -167,22 +168,28 @@ impl Draft {
                 keyed.wanted.text = true;
                 keyed.tokens.push(&value, Analyzer::Standard, analyzers);
                 if value.chars().count() <= DYNAMIC_IGNORE_ABOVE as usize {
-                    keyed.values.push(OwnedValue::Str(value));
+                    keyed.strings.push(OwnedValue::Str(value));
                 }
             }
             DynamicValue::Long(value) => {
-                self.keyed(&path, DynamicType::DynamicLong).values.push(OwnedValue::I64(value))
+                self.add_typed(&path, DynamicType::DynamicLong, OwnedValue::I64(value), value.to_string());
             }
             DynamicValue::Double(value) => {
-                self.keyed(&path, DynamicType::DynamicDouble).values.push(OwnedValue::F64(value))
+                self.add_typed(&path, DynamicType::DynamicDouble, OwnedValue::F64(value), number_text(value));
             }
             DynamicValue::Boolean(value) => {
-                self.keyed(&path, DynamicType::DynamicBoolean).values.push(OwnedValue::Bool(value))
+                self.add_typed(&path, DynamicType::DynamicBoolean, OwnedValue::Bool(value), value.to_string());
             }
-            DynamicValue::Date(ms, _) => {
-                self.keyed(&path, DynamicType::DynamicDate).values.push(OwnedValue::Date(date(ms)))
+            DynamicValue::Date(ms, text) => {
+                self.add_typed(&path, DynamicType::DynamicDate, OwnedValue::Date(date(ms)), text);
             }
         }
+    }
+
+    fn add_typed(&mut self, path: &str, dynamic_type: DynamicType, value: OwnedValue, text: String) {
+        let keyed = self.keyed(path, dynamic_type);
+        keyed.values.push(value);
+        keyed.strings.push(OwnedValue::Str(text));
     }
 
     fn keyed(&mut self, key: &str, dynamic_type: DynamicType) -> &mut Keyed {
@@ -193,6 +200,7 @@ impl Draft {
                     wanted: Wanted { key: key.to_owned(), types: 0, text: false },
                     tokens: EncodedTokens::default(),
                     values: Vec::new(),
+                    strings: Vec::new(),
                 });
                 self.keyed.len() - 1
             }
@@ -200,6 +208,14 @@ impl Draft {
         let keyed = &mut self.keyed[at];
         keyed.wanted.types |= type_bit(dynamic_type);
         keyed
+    }
+}
+
+fn add_values(object: &mut Vec<(String, OwnedValue)>, key: &str, mut values: Vec<OwnedValue>) {
+    match values.len() {
+        0 => {}
+        1 => object.extend(values.pop().map(|value| (key.to_owned(), value))),
+        _ => object.push((key.to_owned(), OwnedValue::Array(values))),
     }
 }
 

@@ -346,16 +346,16 @@ fn later_fields_live_in_spares_and_under_keys_by_their_type() {
     assert!(matches!(&parts("own")[..], [Physical::Double { name, .. }] if name == "m0"));
     assert!(matches!(&parts("title")[..], [Physical::Text { name, .. }] if name == "s0"));
     // Strings from before and after the mapping are found under the same key.
-    assert!(matches!(&parts("title.keyword")[..], [Physical::Json { path, .. }] if path == "title"));
-    assert!(matches!(&parts("title.raw")[..], [Physical::Json { path, .. }] if path == "title.raw"));
-    assert!(matches!(&parts("mixed")[..], [Physical::Text { .. }, Physical::Json { .. }]));
-    let [Physical::Json { column, .. }] = &parts("deep.er")[..] else { panic!("deep.er") };
+    assert!(matches!(&parts("title.keyword")[..], [Physical::Strings { key, .. }] if key.path == "title"));
+    assert!(matches!(&parts("title.raw")[..], [Physical::Strings { key, .. }] if key.path == "title.raw"));
+    assert!(matches!(&parts("mixed")[..], [Physical::Text { .. }, Physical::Typed { .. }]));
+    let [Physical::Typed { column, .. }] = &parts("deep.er")[..] else { panic!("deep.er") };
     let column_of = |name: &str| {
         let readers = searcher.searcher.segment_readers();
         readers.iter().filter(|reader| reader.fast_fields().dynamic_column_handles(name).unwrap().len() == 1).count()
     };
     assert_eq!(column_of(column), 1);
-    let [Physical::Json { column, .. }] = &parts("ip")[..] else { panic!("ip") };
+    let [Physical::Typed { column, .. }] = &parts("ip")[..] else { panic!("ip") };
     assert_eq!(column_of(column), 1);
     assert_eq!(fields.dynamic().iter().map(|field| field.path.as_str()).collect::<Vec<_>>(), ["mixed", "deep.er"]);
     assert!(fields.resolve("nowhere").is_none());

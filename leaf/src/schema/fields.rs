@@ -5,25 +5,33 @@
 //! that translates them.
 //!
 //! A field that has no field of its own lives under a *key*: its text in the spare text field given
-//! to the key, everything else in the JSON field under the key. Values in the JSON field:
+//! to the key, everything else in the two JSON fields under the key:
 //!
-//! | type | value in `_dyn` |
-//! | --- | --- |
-//! | long family | `i64` |
-//! | double, float | `f64` (tantivy indexes a whole one as the `i64` term) |
-//! | boolean, date | bool, date (terms in seconds, columns in nanoseconds) |
-//! | keyword | the string |
-//! | ip | the string of [`ip_key`] (tantivy has no addresses inside JSON) |
+//! | type | value in `_dyn` | value in `_str` |
+//! | --- | --- | --- |
+//! | long family | `i64` | |
+//! | double, float | `f64` | |
+//! | boolean, date | bool, date in nanoseconds | |
+//! | ip | the string of [`ip_key`] (tantivy has no addresses inside JSON) | |
+//! | keyword, dynamic string | | the string |
+//! | dynamic number, boolean | as above | its canonical JSON text (`5`, `5.0`, `true`) |
+//! | dynamic date | date | as it was written |
+//!
+//! So `.keyword` of a dynamic field is one column and one dictionary with every value as Elasticsearch
+//! would have it had it seen strings, whichever types which shard has seen in which order; and a
+//! whole-value lookup of a number is a lookup of its text forms ([`number_texts`]).
 
 use std::collections::HashMap;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
+use tantivy::Term;
 use trawl_data::analysis::Analyzer;
-use trawl_data::mapping::{Field, FieldType, Mapping};
+use trawl_data::document::number_text;
+use trawl_data::mapping::{DYNAMIC_IGNORE_ABOVE, Field, FieldType, Mapping};
 use trawl_proto::v1;
 
-use super::{DYNAMIC, Own, PhysicalSchema, TextField};
+use super::{DYNAMIC, Own, PhysicalSchema, STRINGS, TextField};
 
 /// The bit of a dynamic type in `DynamicField::types`.
 pub const fn type_bit(dynamic_type: v1::DynamicType) -> u32 {
@@ -34,6 +42,24 @@ pub const fn type_bit(dynamic_type: v1::DynamicType) -> u32 {
 /// strings is the order of addresses.
 pub fn ip_key(address: Ipv6Addr) -> String {
     format!("{:032x}", u128::from(address))
+}
+
+/// The texts that a dynamic number of this value can have: `5` and `5.0` for five.
+pub fn number_texts(value: &v1::value::Kind) -> Vec<String> {
+    use v1::value::Kind;
+    match value {
+        Kind::Long(value) => {
+            let double = *value as f64;
+            // 2^63 is no `i64`, and beyond 2^53 not every whole number is a double.
+            let is_same = double < 9_223_372_036_854_775_808.0 && double as i64 == *value;
+            std::iter::once(value.to_string()).chain(is_same.then(|| number_text(double))).collect()
+        }
+        Kind::Double(value) => {
+            let is_whole = value.fract() == 0.0 && value.abs() < 9_223_372_036_854_775_808.0;
+            std::iter::once(number_text(*value)).chain(is_whole.then(|| (*value as i64).to_string())).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// A JSON path with one flat key, as tantivy wants it: dots and backslashes escaped.
@@ -111,19 +137,38 @@ pub enum Physical {
         /// Its name, and its column's.
         name: String,
     },
-    /// A key of the JSON field.
-    Json {
-        /// The JSON field.
-        field: tantivy::schema::Field,
-        /// The key, unescaped; give [`escape_key`] of it to tantivy.
-        path: String,
+    /// Values of their own type under a key: columns only, one per type.
+    Typed {
         /// Full name for fast field readers and aggregations (`_dyn.` and the escaped key).
         column: String,
-        /// Bit set of the dynamic types that were seen under the key.
-        types: u32,
-        /// The type that the logical field is reported with.
-        field_type: FieldType,
+        /// Where the values' text forms are, which only dynamic fields have.
+        texts: Option<Key>,
     },
+    /// Strings under a key: raw terms without frequencies and norms, and a string column.
+    Strings {
+        /// The key's terms.
+        key: Key,
+        /// Full name of the column (`_str.` and the escaped key).
+        column: String,
+    },
+}
+
+/// A key of [`STRINGS`].
+#[derive(Clone, Debug)]
+pub struct Key {
+    /// The JSON field.
+    pub field: tantivy::schema::Field,
+    /// The key, unescaped.
+    pub path: String,
+}
+
+impl Key {
+    /// The term of a string under the key.
+    pub fn term(&self, text: &str) -> Term {
+        let mut term = Term::from_field_json_path(self.field, &escape_key(&self.path), false);
+        term.append_type_and_str(text);
+        term
+    }
 }
 
 impl Physical {
@@ -137,7 +182,7 @@ impl Physical {
             | Self::Boolean { name, .. }
             | Self::Date { name, .. }
             | Self::Ip { name, .. } => name,
-            Self::Json { column, .. } => column,
+            Self::Typed { column, .. } | Self::Strings { column, .. } => column,
         }
     }
 }
@@ -147,8 +192,9 @@ impl Physical {
 pub struct Resolved {
     /// The type that users see.
     pub field_type: FieldType,
-    /// Usually one; the text and the JSON key for a dynamic field with strings and other values;
-    /// none when no document of this shard ever had a value.
+    /// Usually one; the text and the typed values of a dynamic field with strings and other values, the
+    /// strings and the typed values of its `.keyword`; none when no document of this shard ever had a
+    /// value.
     pub parts: Vec<Physical>,
 }
 
@@ -173,7 +219,7 @@ impl FieldMap {
         let unmapped: Vec<v1::DynamicField> = unmapped(catalog, dynamic).cloned().collect();
         let mapping = if unmapped.is_empty() { catalog.clone() } else { catalog.with_dynamic(&unmapped) };
         let keys: HashMap<&str, &v1::DynamicField> = dynamic.iter().map(|field| (field.path.as_str(), field)).collect();
-        let resolved = mapping
+        let mut resolved: HashMap<String, Resolved> = mapping
             .fields()
             .map(|field| {
                 let parts = match physical.own.get(&field.path) {
@@ -186,6 +232,11 @@ impl FieldMap {
                 (field.path.clone(), Resolved { field_type: field.field_type.clone(), parts })
             })
             .collect();
+        // Other shards may have seen strings where this one saw numbers only: the text forms are there.
+        for field in &unmapped {
+            let keyword = Resolved { field_type: DYNAMIC_KEYWORD, parts: keyword_parts(physical, field) };
+            resolved.entry(format!("{}.keyword", field.path)).or_insert(keyword);
+        }
         let fields_version = fields_version(dynamic);
         Self { mapping: Arc::new(mapping), mapping_version, fields_version, dynamic: unmapped, resolved }
     }
@@ -268,24 +319,38 @@ fn text_part(text: &TextField, field_type: &FieldType) -> Physical {
     Physical::Text { field: text.field, name: text.name.clone(), length_name: text.length_name.clone(), analyzer }
 }
 
+/// What the `.keyword` of a dynamic field is.
+pub const DYNAMIC_KEYWORD: FieldType = FieldType::Keyword { ignore_above: Some(DYNAMIC_IGNORE_ABOVE) };
+
 fn key_parts(physical: &PhysicalSchema, field: &Field, dynamic: &v1::DynamicField) -> Vec<Physical> {
-    let mut parts = Vec::new();
-    let mut json_types = dynamic.types;
-    if field.field_type.is_text() {
-        // The strings of a text field are in the spare field; under the key there may be their
-        // unanalysed form, which belongs to `.keyword`.
-        json_types &= !type_bit(v1::DynamicType::DynamicString);
-        let spare = dynamic.spare.and_then(|spare| physical.spares.get(spare as usize));
-        parts.extend(spare.map(|spare| text_part(spare, &field.field_type)));
+    let is_dynamic = field.dynamic.is_some();
+    let has_typed = dynamic.types & !type_bit(v1::DynamicType::DynamicString) != 0;
+    match &field.field_type {
+        FieldType::Keyword { .. } if is_dynamic => keyword_parts(physical, dynamic),
+        FieldType::Keyword { .. } => vec![strings(physical, &dynamic.path)],
+        FieldType::Text { .. } => {
+            let spare = dynamic.spare.and_then(|spare| physical.spares.get(spare as usize));
+            let text = spare.map(|spare| text_part(spare, &field.field_type));
+            text.into_iter().chain(has_typed.then(|| typed(physical, &dynamic.path, is_dynamic))).collect()
+        }
+        _ => vec![typed(physical, &dynamic.path, is_dynamic)],
     }
-    if json_types != 0 {
-        parts.push(Physical::Json {
-            field: physical.hidden.dynamic,
-            path: dynamic.path.clone(),
-            column: format!("{DYNAMIC}.{}", escape_key(&dynamic.path)),
-            types: dynamic.types,
-            field_type: field.field_type.clone(),
-        });
-    }
-    parts
+}
+
+/// Where the `.keyword` of a dynamic field is: all text forms, and for the order of hits and for
+/// numeric bounds the values of their own type.
+fn keyword_parts(physical: &PhysicalSchema, dynamic: &v1::DynamicField) -> Vec<Physical> {
+    let has_typed = dynamic.types & !type_bit(v1::DynamicType::DynamicString) != 0;
+    let typed = has_typed.then(|| typed(physical, &dynamic.path, true));
+    std::iter::once(strings(physical, &dynamic.path)).chain(typed).collect()
+}
+
+fn strings(physical: &PhysicalSchema, path: &str) -> Physical {
+    let key = Key { field: physical.hidden.strings, path: path.to_owned() };
+    Physical::Strings { key, column: format!("{STRINGS}.{}", escape_key(path)) }
+}
+
+fn typed(physical: &PhysicalSchema, path: &str, is_dynamic: bool) -> Physical {
+    let texts = is_dynamic.then(|| Key { field: physical.hidden.strings, path: path.to_owned() });
+    Physical::Typed { column: format!("{DYNAMIC}.{}", escape_key(path)), texts }
 }

@@ -1,18 +1,20 @@
 //! From the wire's query, in logical names, to a plan in physical ones.
 //!
 //! Bounded in depth and clauses. A field that this replica does not have matches nothing. A logical
-//! field with several parts (a dynamic one with strings and numbers) is the union of its parts.
+//! field with several parts (a dynamic one with strings and numbers) is the union of its parts. What a
+//! string means to values of other types is the same whatever types this shard has seen: a number, a
+//! switch or a date if it reads as one.
 
 use std::sync::Arc;
 
 use tantivy::Term;
-use trawl_data::mapping::FieldType;
+use trawl_data::date::detect_date;
 use trawl_proto::v1::{self, Failure, failure, query, value};
 
-use super::docs::{AllDocs, Docs, ExistsDocs, ExpansionDocs, IntervalDocs, Terms};
+use super::docs::{AllDocs, BothDocs, Docs, ExistsDocs, ExpansionDocs, IntervalDocs, Terms};
 use super::interval::{Interval, ip};
 use super::plan::{Clauses, Kind, Node};
-use crate::schema::fields::{FieldMap, Physical, escape_key, ip_key};
+use crate::schema::fields::{FieldMap, Physical, Resolved, number_texts};
 use crate::schema::{Hidden, PhysicalSchema};
 
 /// Levels of a query; a message of the wire cannot be much deeper.
@@ -64,17 +66,9 @@ pub fn string_term(part: &Physical, text: &str) -> Option<(Term, Option<String>)
             Some((Term::from_field_text(*field, text), Some(length_name.clone())))
         }
         Physical::Keyword { field, .. } => Some((Term::from_field_text(*field, text), None)),
-        Physical::Json { field, path, field_type: FieldType::Keyword { .. }, .. } => {
-            Some((json_string(*field, path, text), None))
-        }
+        Physical::Strings { key, .. } => Some((key.term(text), None)),
         _ => None,
     }
-}
-
-fn json_string(field: tantivy::schema::Field, path: &str, text: &str) -> Term {
-    let mut term = Term::from_field_json_path(field, &escape_key(path), false);
-    term.append_type_and_str(text);
-    term
 }
 
 fn invalid(reason: impl Into<String>) -> Failure {
@@ -137,13 +131,8 @@ impl Builder<'_> {
                 self.union(&range.field, boost, |part| Ok(interval_docs(part, &interval)))?
             }
             query::Kind::Prefix(prefix) => {
-                let what = format!("prefix [{}] on [{}]", prefix.prefix, prefix.field);
-                self.union(&prefix.field, boost, |part| {
-                    Ok(string_term(part, &prefix.prefix).map(|(term, _)| {
-                        let bytes = term.serialized_value_bytes().to_vec();
-                        Arc::new(ExpansionDocs::new(term.field(), Terms::Prefix(bytes), what.clone())) as Arc<dyn Docs>
-                    }))
-                })?
+                let is_text = self.fields.resolve(&prefix.field).is_none_or(|field| !field.field_type.is_keyword());
+                self.union(&prefix.field, boost, |part| Ok(prefix_docs(part, prefix, is_text)))?
             }
             query::Kind::Fuzzy(fuzzy) => self.union(&fuzzy.field, boost, |part| fuzzy_docs(part, fuzzy))?,
             query::Kind::Exists(exists) => {
@@ -201,7 +190,7 @@ impl Builder<'_> {
     fn term(&mut self, field: &str, value: &v1::Value, boost: f32, scored: bool) -> Node {
         let Some(resolved) = self.fields.resolve(field) else { return Node::nothing() };
         let mut nodes = Vec::new();
-        for part in &resolved.parts {
+        for part in parts_for(resolved, value) {
             if let Some(value::Kind::String(text)) = &value.kind
                 && let Some((term, length_column)) = string_term(part, text)
             {
@@ -215,9 +204,7 @@ impl Builder<'_> {
                     kind: if scored { Kind::Scored { term, frequencies } } else { Kind::Exact(term) },
                 });
             }
-            if let Some(kind) = exact(part, value) {
-                nodes.push(Node { boost, kind });
-            }
+            nodes.extend(exact(part, value).map(|found| Node { boost, kind: found.kind() }));
         }
         one_of(nodes, boost)
     }
@@ -225,14 +212,19 @@ impl Builder<'_> {
     fn term_set(&mut self, set: &v1::TermSet, boost: f32) -> Result<Node, Failure> {
         check_values(set.values.len(), &set.field)?;
         // Values that are single terms of one field are looked up together.
+        let Some(resolved) = self.fields.resolve(&set.field) else { return Ok(Node::nothing()) };
         let mut terms = Vec::new();
         let mut others = Vec::new();
         for value in &set.values {
-            let node = self.term(&set.field, value, boost, false);
-            match node.kind {
-                Kind::Exact(term) => terms.push(term),
-                Kind::Nothing => {}
-                _ => others.push(node),
+            for part in parts_for(resolved, value) {
+                if let Some(value::Kind::String(text)) = &value.kind {
+                    terms.extend(string_term(part, text).map(|(term, _)| term));
+                }
+                match exact(part, value) {
+                    Some(Found::Terms(found)) => terms.extend(found),
+                    Some(Found::Docs(docs)) => others.push(Node { boost, kind: Kind::Docs(docs) }),
+                    None => {}
+                }
             }
         }
         if others.len() > CLAUSES_MAX {
@@ -326,53 +318,97 @@ impl Docs for AnyTerm {
     }
 }
 
-/// A value that is not a string (or a string under a key with other values) in one part of a field.
-fn exact(part: &Physical, value: &v1::Value) -> Option<Kind> {
+/// The parts of a field that a value is looked up in: `.keyword` of a dynamic field has the text form
+/// of every value among its strings.
+fn parts_for<'a>(resolved: &'a Resolved, value: &v1::Value) -> impl Iterator<Item = &'a Physical> {
+    let only_strings = resolved.field_type.is_keyword() && matches!(value.kind, Some(value::Kind::String(_)));
+    resolved.parts.iter().filter(move |part| !only_strings || !matches!(part, Physical::Typed { .. }))
+}
+
+/// The documents with one value.
+enum Found {
+    /// Any of these terms of one field.
+    Terms(Vec<Term>),
+    /// Found in a column.
+    Docs(Arc<dyn Docs>),
+}
+
+impl Found {
+    fn kind(self) -> Kind {
+        match self {
+            Self::Terms(mut terms) if terms.len() == 1 => terms.pop().map_or(Kind::Nothing, Kind::Exact),
+            Self::Terms(terms) => Kind::Docs(Arc::new(AnyTerm(terms))),
+            Self::Docs(docs) => Kind::Docs(docs),
+        }
+    }
+}
+
+/// A value that is not a string, or what a string means to values of other types, in one part of a
+/// field.
+fn exact(part: &Physical, value: &v1::Value) -> Option<Found> {
     let kind = value.kind.as_ref()?;
-    let column = |name: &str, value: &v1::Value| {
-        let docs = IntervalDocs { column: name.to_owned(), interval: Interval::of(value)? };
-        Some(Kind::Docs(Arc::new(docs) as Arc<dyn Docs>))
-    };
     match (part, kind) {
         (Physical::Long { field, .. }, value::Kind::Long(value)) => {
-            Some(Kind::Exact(Term::from_field_i64(*field, *value)))
+            Some(Found::Terms(vec![Term::from_field_i64(*field, *value)]))
         }
         (Physical::Boolean { field, .. }, value::Kind::Boolean(value)) => {
-            Some(Kind::Exact(Term::from_field_bool(*field, *value)))
+            Some(Found::Terms(vec![Term::from_field_bool(*field, *value)]))
         }
         (Physical::Ip { field, .. }, value::Kind::Ip(bytes)) => {
-            Some(Kind::Exact(Term::from_field_ip_addr(*field, ip(bytes)?)))
-        }
-        (Physical::Json { field, path, .. }, value::Kind::Ip(bytes)) => {
-            Some(Kind::Exact(json_string(*field, path, &ip_key(ip(bytes)?))))
-        }
-        // Strings of a text or keyword field that may also be under the key as numbers or booleans.
-        (Physical::Json { column: name, field_type, types, .. }, value::Kind::String(text)) => {
-            let only_strings = *types == crate::schema::fields::type_bit(v1::DynamicType::DynamicString);
-            let mixed = field_type.is_text() || matches!(field_type, FieldType::Keyword { .. });
-            if only_strings || !mixed {
-                return None;
-            }
-            let kind = if let Ok(value) = text.parse::<i64>() {
-                value::Kind::Long(value)
-            } else if let Ok(value) = text.parse::<bool>() {
-                value::Kind::Boolean(value)
-            } else {
-                value::Kind::Double(text.parse().ok().filter(|value: &f64| value.is_finite())?)
-            };
-            column(name, &v1::Value { kind: Some(kind) })
+            Some(Found::Terms(vec![Term::from_field_ip_addr(*field, ip(bytes)?)]))
         }
         (
             Physical::Long { name, .. } | Physical::Double { name, .. },
             value::Kind::Long(_) | value::Kind::Double(_),
         )
-        | (Physical::Date { name, .. }, value::Kind::DateMs(_)) => column(name, value),
-        (
-            Physical::Json { column: name, .. },
-            value::Kind::Long(_) | value::Kind::Double(_) | value::Kind::Boolean(_) | value::Kind::DateMs(_),
-        ) => column(name, value),
+        | (Physical::Date { name, .. }, value::Kind::DateMs(_)) => in_column(name, value),
+        (Physical::Typed { texts: Some(key), .. }, value::Kind::Long(_) | value::Kind::Double(_)) => {
+            Some(Found::Terms(number_texts(kind).iter().map(|text| key.term(text)).collect()))
+        }
+        (Physical::Typed { texts: Some(key), .. }, value::Kind::Boolean(value)) => {
+            Some(Found::Terms(vec![key.term(if *value { "true" } else { "false" })]))
+        }
+        // By the column, since the same text may be there as a string, which has a score of its own.
+        (Physical::Typed { column, .. }, value::Kind::String(text)) => {
+            in_column(column, &v1::Value { kind: Some(other_type(text)?) })
+        }
+        (Physical::Typed { column, .. }, _) => in_column(column, value),
         _ => None,
     }
+}
+
+fn in_column(name: &str, value: &v1::Value) -> Option<Found> {
+    Some(Found::Docs(Arc::new(IntervalDocs { column: name.to_owned(), interval: Interval::of(value)? })))
+}
+
+/// What a string is to a value that is none.
+fn other_type(text: &str) -> Option<value::Kind> {
+    if let Ok(value) = text.parse() {
+        Some(value::Kind::Long(value))
+    } else if let Ok(value) = text.parse() {
+        Some(value::Kind::Boolean(value))
+    } else if let Some(ms) = detect_date(text) {
+        Some(value::Kind::DateMs(ms))
+    } else {
+        let value: f64 = text.parse().ok()?;
+        value.is_finite().then_some(value::Kind::Double(value))
+    }
+}
+
+/// Documents with a term in one part of a field that begins so. For a text field that is also the text
+/// form of a number, a switch or a date: a word of its own.
+fn prefix_docs(part: &Physical, prefix: &v1::Prefix, is_text: bool) -> Option<Arc<dyn Docs>> {
+    let what = format!("prefix [{}] on [{}]", prefix.prefix, prefix.field);
+    let (term, typed) = match part {
+        Physical::Typed { column, texts: Some(key) } if is_text => (key.term(&prefix.prefix), Some(column)),
+        part => (string_term(part, &prefix.prefix)?.0, None),
+    };
+    let bytes = term.serialized_value_bytes().to_vec();
+    let docs: Arc<dyn Docs> = Arc::new(ExpansionDocs::new(term.field(), Terms::Prefix(bytes), what));
+    Some(match typed {
+        Some(column) => Arc::new(BothDocs(docs, Arc::new(ExistsDocs { columns: vec![column.clone()] }))),
+        None => docs,
+    })
 }
 
 /// The documents of an interval in one part of a field.

@@ -168,6 +168,26 @@ impl Docs for ExistsDocs {
     }
 }
 
+/// Documents of both sets.
+#[derive(Debug)]
+pub struct BothDocs(pub Arc<dyn Docs>, pub Arc<dyn Docs>);
+
+impl Docs for BothDocs {
+    fn open(&self, reader: &SegmentReader) -> tantivy::Result<Box<dyn DocSet>> {
+        let (mut left, mut right) = (self.0.open(reader)?, self.1.open(reader)?);
+        let mut bits = BitSet::with_max_value(reader.max_doc());
+        let mut doc = left.doc();
+        while doc != TERMINATED {
+            let there = if right.doc() < doc { right.seek(doc) } else { right.doc() };
+            if there == doc {
+                bits.insert(doc);
+            }
+            doc = left.advance();
+        }
+        Ok(Box::new(BitSetDocSet::from(bits)))
+    }
+}
+
 const WINDOW_MIN: u32 = 1_024;
 const WINDOW_MAX: u32 = 65_536;
 

@@ -19,8 +19,9 @@ use crate::ShardSearcher;
 use crate::columns::{Columns, Identity};
 use crate::schema::fields::Physical;
 
+use crate::schema::fields::DYNAMIC_KEYWORD;
 pub use reader::KeyReader;
-use reader::{Reader, TextReader};
+use reader::{MixedReader, Reader};
 
 /// A document's value for one sort key.
 #[derive(Clone, Debug)]
@@ -135,6 +136,11 @@ enum Source {
     Id,
     /// Names of columns, and the type that users see.
     Columns(Vec<String>, FieldType),
+    /// The `.keyword` of a dynamic field: the column of all text forms, that of values of other types.
+    Mixed {
+        strings: String,
+        typed: String,
+    },
 }
 
 /// One sort key.
@@ -240,12 +246,16 @@ impl Order {
                         let opened: Columns = searcher.columns.get(&searcher.searcher, segment, name)?;
                         columns.extend(opened.iter().cloned());
                     }
-                    match <[DynamicColumn; 1]>::try_from(columns) {
-                        Ok([DynamicColumn::Str(column)]) if !matches!(field_type, FieldType::Ip) => {
-                            Reader::Text(TextReader::new(column))
+                    Reader::of(columns, field_type)
+                }
+                Source::Mixed { strings, typed } => {
+                    let strings: Columns = searcher.columns.get(&searcher.searcher, segment, strings)?;
+                    let typed: Columns = searcher.columns.get(&searcher.searcher, segment, typed)?;
+                    match &strings[..] {
+                        [DynamicColumn::Str(strings)] if !typed.is_empty() => {
+                            Reader::Mixed(MixedReader { strings: strings.clone(), typed: typed.to_vec() })
                         }
-                        Ok(one) => Reader::Columns(one.into(), field_type),
-                        Err(several) => Reader::Columns(several, field_type),
+                        _ => Reader::of(strings.to_vec(), &DYNAMIC_KEYWORD),
                     }
                 }
             });
@@ -260,7 +270,11 @@ impl SortKey {
             Some(sort_key::By::Score(_)) => Source::Score,
             Some(sort_key::By::Tie(_)) => Source::Tie,
             Some(sort_key::By::Id(_)) => Source::Id,
-            Some(sort_key::By::Field(field)) => field_source(searcher, field)?,
+            Some(sort_key::By::Field(field)) => match field_source(searcher, field)? {
+                // Another shard has seen fractions.
+                Source::Columns(names, FieldType::Long) if key.as_double => Source::Columns(names, FieldType::Double),
+                source => source,
+            },
             None => return Err(invalid("a sort key without what to sort by")),
         };
         let greatest = match key.mode() {
@@ -318,6 +332,9 @@ fn field_source(searcher: &ShardSearcher, field: &str) -> Result<Source, Failure
              set fielddata=true on [{field}] in order to load field data by uninverting the inverted index. Note that \
              this can use significant memory."
         )));
+    }
+    if let [Physical::Strings { column: strings, .. }, Physical::Typed { column: typed, .. }] = &resolved.parts[..] {
+        return Ok(Source::Mixed { strings: strings.clone(), typed: typed.clone() });
     }
     let columns = resolved.parts.iter().filter(|part| !matches!(part, Physical::Text { .. }));
     Ok(Source::Columns(columns.map(|part| part.column().to_owned()).collect(), resolved.field_type.clone()))

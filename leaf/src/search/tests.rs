@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod corpus;
+mod mixed;
 mod naive;
 
 use std::time::Duration;

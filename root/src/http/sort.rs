@@ -160,6 +160,7 @@ impl SortSpec {
             By::Field { path, mode, missing, unmapped } => {
                 let field = sortable(lowering, path, *unmapped)?;
                 key.mode = (*mode).into();
+                key.as_double = field.is_some_and(|field| field.field_type == FieldType::Double);
                 match missing {
                     Missing::Last => {}
                     Missing::First => key.missing_first = true,

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use tantivy::DocId;
 use tantivy::columnar::{DynamicColumn, StrColumn, TermOrdHit};
+use trawl_data::date::detect_date;
 use trawl_data::mapping::FieldType;
 
 use super::{Key, SortKey};
 use crate::columns::Identity;
+use crate::schema::fields::DYNAMIC_KEYWORD;
 
 pub(super) enum Reader<'a> {
     Score,
@@ -17,6 +19,20 @@ pub(super) enum Reader<'a> {
     Id,
     Text(TextReader),
     Columns(Vec<DynamicColumn>, &'a FieldType),
+    Mixed(MixedReader),
+}
+
+impl<'a> Reader<'a> {
+    /// What reads one field's columns.
+    pub(super) fn of(columns: Vec<DynamicColumn>, field_type: &'a FieldType) -> Self {
+        match <[DynamicColumn; 1]>::try_from(columns) {
+            Ok([DynamicColumn::Str(column)]) if !matches!(field_type, FieldType::Ip) => {
+                Self::Text(TextReader::new(column))
+            }
+            Ok(one) => Self::Columns(one.into(), field_type),
+            Err(several) => Self::Columns(several, field_type),
+        }
+    }
 }
 
 /// Reads the keys of one segment's documents.
@@ -46,6 +62,7 @@ impl KeyReader<'_> {
                     }
                     best.unwrap_or(Key::Missing)
                 }
+                Reader::Mixed(reader) => reader.best(doc, key)?.unwrap_or(Key::Missing),
             };
             keys.push(match (found, &key.missing) {
                 (Key::Missing, Some(missing)) => missing.clone(),
@@ -127,6 +144,85 @@ impl TextReader {
                 }
             }
         })
+    }
+}
+
+/// All values of a dynamic field: strings, and values of other types together with their text forms.
+pub(super) struct MixedReader {
+    pub(super) strings: StrColumn,
+    pub(super) typed: Vec<DynamicColumn>,
+}
+
+impl MixedReader {
+    fn best(&self, doc: DocId, key: &SortKey) -> tantivy::Result<Option<Key>> {
+        let mut best = None;
+        let mut typed = 0;
+        for column in &self.typed {
+            best = column_values(column, &DYNAMIC_KEYWORD, doc, best, key)?;
+            typed += values_of(column, doc);
+        }
+        let strings = self.strings.term_ords(doc).count();
+        if strings > typed {
+            for text in self.real_strings(doc, typed)? {
+                best = key.choose(best, Key::Text(text.into()));
+            }
+        }
+        Ok(best)
+    }
+
+    /// The texts that are not text forms of the document's other values.
+    fn real_strings(&self, doc: DocId, typed: usize) -> tantivy::Result<Vec<String>> {
+        let mut texts = Vec::new();
+        for ordinal in self.strings.term_ords(doc) {
+            let mut text = String::new();
+            self.strings.ord_to_str(ordinal, &mut text)?;
+            texts.push(text);
+        }
+        if typed == 0 {
+            return Ok(texts);
+        }
+        // In bytewise order, so that it does not depend on the segment which of equals is left.
+        texts.sort_unstable();
+        for column in &self.typed {
+            match column {
+                DynamicColumn::I64(column) => {
+                    column.values_for_doc(doc).for_each(|value| take_number(&mut texts, value as f64));
+                }
+                DynamicColumn::U64(column) => {
+                    column.values_for_doc(doc).for_each(|value| take_number(&mut texts, value as f64));
+                }
+                DynamicColumn::F64(column) => {
+                    column.values_for_doc(doc).for_each(|value| take_number(&mut texts, value));
+                }
+                DynamicColumn::Bool(column) => column.values_for_doc(doc).for_each(|value| {
+                    take(&mut texts, |text| text.parse() == Ok(value));
+                }),
+                DynamicColumn::DateTime(column) => column.values_for_doc(doc).for_each(|value| {
+                    let ms = value.into_timestamp_millis();
+                    take(&mut texts, |text| detect_date(text) == Some(ms));
+                }),
+                DynamicColumn::IpAddr(_) | DynamicColumn::Str(_) | DynamicColumn::Bytes(_) => {}
+            }
+        }
+        Ok(texts)
+    }
+}
+
+fn take_number(texts: &mut Vec<String>, number: f64) {
+    take(texts, |text| text.parse() == Ok(number));
+}
+
+fn take(texts: &mut Vec<String>, is_it: impl Fn(&str) -> bool) {
+    if let Some(at) = texts.iter().position(|text| is_it(text)) {
+        texts.remove(at);
+    }
+}
+
+/// How many values a document has in a column of other types than strings.
+fn values_of(column: &DynamicColumn, doc: DocId) -> usize {
+    match column {
+        DynamicColumn::Str(_) | DynamicColumn::Bytes(_) => 0,
+        column => column.column_index().value_row_ids(doc).len(),
     }
 }
 

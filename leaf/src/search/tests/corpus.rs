@@ -268,6 +268,26 @@ pub struct Shards {
 }
 
 impl Shards {
+    /// Each shard gets its documents in this order, with a commit now and then.
+    pub fn of(documents: Vec<Vec<(String, Json)>>, random: &mut StdRng) -> Self {
+        let mut shards = Vec::new();
+        for documents in documents {
+            let mut shard = Shard::new();
+            for (id, source) in documents {
+                let source = source.to_string().into_bytes().into();
+                let kind = operation::Kind::Index.into();
+                shard.write(vec![Operation { kind, id, source, ..Operation::default() }]);
+                if random.random_bool(0.1) {
+                    shard.commit();
+                }
+            }
+            shards.push(shard);
+        }
+        Self::finish(shards)
+    }
+}
+
+impl Shards {
     /// Spreads the documents; with a `history` they come in several commits, with updates and deletes.
     pub fn build(corpus: &Corpus, shard_count: usize, history: bool, random: &mut StdRng) -> Self {
         let mut shards: Vec<Shard> = (0..shard_count).map(|_| Shard::new()).collect();

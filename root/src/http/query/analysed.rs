@@ -78,7 +78,7 @@ impl TextOptions {
         let Some(first) = tokens.first() else { return Ok(self.without_terms()) };
         if tokens.len() == 1 {
             lowering.clause()?;
-            return Ok(values::string_or_more(field, &first.text));
+            return Ok(build::term(&field.path, build::string(first.text.as_str())));
         }
         let start = first.position;
         let mut terms = Vec::with_capacity(tokens.len());
@@ -99,7 +99,7 @@ impl TextOptions {
         lowering.clause()?;
         let distance = self.fuzziness.map_or(0, |fuzziness| fuzziness.distance(term));
         if distance == 0 {
-            return Ok(values::string_or_more(field, term));
+            return Ok(build::term(&field.path, build::string(term)));
         }
         let near = build::query(Kind::Fuzzy(v1::Fuzzy {
             field: field.path.clone(),
@@ -110,7 +110,7 @@ impl TextOptions {
         }));
         // Near terms score the same; the term as it was written ranks above them.
         lowering.clause()?;
-        let should = vec![values::string_or_more(field, term), near];
+        let should = vec![build::term(&field.path, build::string(term)), near];
         Ok(build::query(Kind::Boolean(v1::Boolean { should, minimum_should_match: 1, ..v1::Boolean::default() })))
     }
 

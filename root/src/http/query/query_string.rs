@@ -252,8 +252,9 @@ impl On<'_, '_, '_> {
                 fuzzy.on(self.lowering, field)
             }
             Expression::Range { lower, upper } => {
-                let limit =
-                    |bound: &Option<(String, bool)>| bound.clone().map(|(text, inclusive)| Limit { text, inclusive });
+                let limit = |bound: &Option<(String, bool)>| {
+                    bound.clone().map(|(text, inclusive)| Limit { text, is_number: false, inclusive })
+                };
                 let range =
                     Range { field: field.path.clone(), lower: limit(lower), upper: limit(upper), ..Range::default() };
                 range.on(self.lowering, field)

@@ -4,7 +4,7 @@ use trawl_data::{
     date::{DateFormats, DateMath, parse_offset},
     mapping::{Field, FieldType},
 };
-use trawl_proto::v1::{self, value::Kind};
+use trawl_proto::v1::{self, DynamicType, value::Kind};
 
 use super::{
     Lowering, Node, Parsed, build, one_field,
@@ -37,6 +37,8 @@ pub(super) struct Range {
 #[derive(Clone, Debug)]
 pub(super) struct Limit {
     pub(super) text: String,
+    /// Whether it is a JSON number.
+    pub(super) is_number: bool,
     pub(super) inclusive: bool,
 }
 
@@ -51,7 +53,10 @@ pub(super) fn parse(body: &Json) -> Result<Parsed, Error> {
         let limit = |inclusive| -> Result<Option<Limit>, Error> {
             match value {
                 Json::Null => Ok(None),
-                value => Ok(Some(Limit { text: term_text(value, "range")?, inclusive })),
+                value => {
+                    let is_number = matches!(value, Json::Number(_));
+                    Ok(Some(Limit { text: term_text(value, "range")?, is_number, inclusive }))
+                }
             }
         };
         match key.as_str() {
@@ -115,10 +120,10 @@ impl Range {
                 };
                 (self.lower.as_ref().map(value).transpose()?, self.upper.as_ref().map(value).transpose()?)
             }
-            FieldType::Text { .. } | FieldType::Keyword { .. } => {
-                let value = |limit: &Limit| (build::string(limit.text.as_str()), limit.inclusive);
-                (self.lower.as_ref().map(value), self.upper.as_ref().map(value))
+            FieldType::Text { .. } | FieldType::Keyword { .. } if field.dynamic.is_some() => {
+                return self.mixed(lowering, field);
             }
+            FieldType::Text { .. } | FieldType::Keyword { .. } => self.strings(),
             field_type => match field_type.integer_range() {
                 Some(range) => match self.integers(range)? {
                     Some(bounds) => bounds,
@@ -128,6 +133,48 @@ impl Range {
             },
         };
         Ok(values::between(path, bounds.0, bounds.1))
+    }
+
+    fn strings(&self) -> Bounds {
+        let value = |limit: &Limit| (build::string(limit.text.as_str()), limit.inclusive);
+        (self.lower.as_ref().map(value), self.upper.as_ref().map(value))
+    }
+
+    /// A dynamic field with strings may hold values of other types. Bounds that are numbers are for
+    /// numbers; others are for strings, and for the numbers and dates that they read as.
+    fn mixed(&self, lowering: &Lowering<'_>, field: &Field) -> Result<v1::Query, Error> {
+        let path = field.path.as_str();
+        let limits = || self.lower.iter().chain(&self.upper);
+        let numbers = if limits().all(|limit| values::number(&limit.text).is_ok()) {
+            let number = |limit: &Limit| {
+                let value = match values::number(&limit.text)? {
+                    Number::Whole(value) => Kind::Long(value),
+                    Number::Float(value) => Kind::Double(value),
+                };
+                Ok::<_, Error>((wire(value), limit.inclusive))
+            };
+            Some((self.lower.as_ref().map(number).transpose()?, self.upper.as_ref().map(number).transpose()?))
+        } else {
+            None
+        };
+        let of = |bounds: Bounds| values::between(path, bounds.0, bounds.1);
+        if limits().any(|limit| limit.is_number) {
+            return Ok(numbers.map_or_else(build::none, of));
+        }
+        let mut queries = vec![of(self.strings())];
+        // The text forms under `.keyword` are compared as strings alone.
+        if field.field_type.is_text() && limits().next().is_some() {
+            let has = |kind: DynamicType| field.dynamic.is_some_and(|types| types & (1 << kind as u32) != 0);
+            if has(DynamicType::DynamicLong) || has(DynamicType::DynamicDouble) {
+                queries.extend(numbers.map(of));
+            }
+            if has(DynamicType::DynamicDate)
+                && let Ok(bounds) = self.dates(lowering, &DateFormats::default())
+            {
+                queries.push(of(bounds));
+            }
+        }
+        Ok(if queries.len() == 1 { queries.remove(0) } else { build::best(queries, 0.0) })
     }
 
     /// `gte` and `lt` take the first instant of what is written, `gt` and `lte` the last.

@@ -17,7 +17,7 @@ pub fn exact(lowering: &mut Lowering<'_>, field: &Field, text: &str) -> Result<v
     lowering.clause()?;
     let path = field.path.as_str();
     match &field.field_type {
-        FieldType::Text { .. } | FieldType::Keyword { .. } => Ok(string_or_more(field, text)),
+        FieldType::Text { .. } | FieldType::Keyword { .. } => Ok(build::term(path, build::string(text))),
         FieldType::Boolean => Ok(build::term(path, wire(Kind::Boolean(switch(text)?)))),
         FieldType::Ip => address(path, text),
         FieldType::Date { formats } => {
@@ -42,11 +42,7 @@ pub fn exact(lowering: &mut Lowering<'_>, field: &Field, text: &str) -> Result<v
 /// stand for a range have none and are queries of their own ([`exact`]).
 pub fn point(lowering: &Lowering<'_>, field: &Field, text: &str) -> Result<Option<Vec<v1::Value>>, Error> {
     Ok(Some(match &field.field_type {
-        FieldType::Text { .. } | FieldType::Keyword { .. } => {
-            let mut values = vec![build::string(text)];
-            values.extend(other_forms(field.dynamic.unwrap_or_default(), text));
-            values
-        }
+        FieldType::Text { .. } | FieldType::Keyword { .. } => vec![build::string(text)],
         FieldType::Boolean => vec![wire(Kind::Boolean(switch(text)?))],
         FieldType::Ip => match ip(text) {
             Some(bytes) => vec![bytes],
@@ -62,42 +58,6 @@ pub fn point(lowering: &Lowering<'_>, field: &Field, text: &str) -> Result<Optio
         }
         number => number_forms(number, field.dynamic, text)?,
     }))
-}
-
-/// A string term; on a dynamic field with other types too, also the value in those types.
-pub fn string_or_more(field: &Field, text: &str) -> v1::Query {
-    let string = build::term(&field.path, build::string(text));
-    let others = other_forms(field.dynamic.unwrap_or_default(), text);
-    if others.is_empty() {
-        return string;
-    }
-    build::best(vec![string, build::term_set(&field.path, others)], 0.0)
-}
-
-fn other_forms(types: u32, text: &str) -> Vec<v1::Value> {
-    let has = |dynamic_type: DynamicType| types & (1 << dynamic_type as u32) != 0;
-    let mut values = Vec::new();
-    if has(DynamicType::DynamicLong)
-        && let Ok(value) = text.parse()
-    {
-        values.push(wire(Kind::Long(value)));
-    }
-    if has(DynamicType::DynamicDouble)
-        && let Some(value) = text.parse().ok().filter(|value: &f64| value.is_finite())
-    {
-        values.push(wire(Kind::Double(value)));
-    }
-    if has(DynamicType::DynamicBoolean)
-        && let Ok(value) = text.parse()
-    {
-        values.push(wire(Kind::Boolean(value)));
-    }
-    if has(DynamicType::DynamicDate)
-        && let Some(value) = trawl_data::date::detect_date(text)
-    {
-        values.push(wire(Kind::DateMs(value)));
-    }
-    values
 }
 
 /// Wraps a kind.
