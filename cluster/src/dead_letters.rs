@@ -54,8 +54,9 @@ pub struct LetterCounts {
 #[async_trait]
 pub trait DeadLetters: Send + Sync + 'static {
     /// Keeps the letters of one shard, given in order, and notes that all rejections through `through`
-    /// are known. Letters at or before what was noted earlier are left out. The oldest letters of the
-    /// whole cluster make room at the limit (and are counted). Durable on return.
+    /// are known. Letters at or before what was noted earlier are left out, and so are those of a shard
+    /// that has no log any more (its letters went with it). The letters that came first, of the whole
+    /// cluster, make room at the limit (and are counted). Durable on return.
     async fn record(&self, shard: &ShardKey, through: Generation, letters: Vec<DeadLetter>) -> Result<(), Error>;
 
     /// Letters in key order behind `after`, of one index or of all, at most `limit`.

@@ -87,6 +87,19 @@ pub struct Head {
     pub time_ms: u64,
 }
 
+/// What a replica holds that becomes the start of a new incarnation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// The last seq that it contains.
+    pub seq: Seq,
+    /// The chain there.
+    pub chain: u64,
+    /// The mapping version that it has reached.
+    pub mapping_version: u64,
+    /// The log's time that it has reached, milliseconds since the epoch.
+    pub time_ms: u64,
+}
+
 /// The chain value of a row: xxh3_64 over the previous row's chain, the first seq (both little
 /// endian) and the uncompressed body.
 pub fn chain(previous: u64, first: Seq, body: &[u8]) -> u64 {
@@ -112,7 +125,7 @@ pub trait ShardLog: Send + Sync + 'static {
     /// [`Error::Fenced`] when the epoch is no longer the highest.
     async fn create(&self, epoch: Epoch, shards: &[ShardKey]) -> Result<(), Error>;
 
-    /// Removes whole logs (of deleted indices).
+    /// Removes whole logs (of deleted indices), and the dead letters of their shards.
     ///
     /// # Errors
     /// [`Error::Fenced`] when the epoch is no longer the highest.
@@ -134,7 +147,10 @@ pub trait ShardLog: Send + Sync + 'static {
     async fn read(&self, shard: &ShardKey, after: Seq, bytes_max: usize) -> Result<Vec<Record>, Error>;
 
     /// Follows a log from behind `after`: every row once, in order. Survives a loss of the engine.
-    /// Ends with an error item when the log is trimmed past the reader or removed.
+    /// Ends with an error item when the log is trimmed past the reader or removed. When a new incarnation
+    /// begins, a tail that stands exactly at its base goes on; another ends with [`Error::Trimmed`] (it
+    /// stands before the base) or [`Error::OtherIncarnation`], at the latest when a row comes that does not
+    /// continue what it has read.
     fn tail(&self, shard: &ShardKey, after: Seq) -> BoxStream<'static, Result<Record, Error>>;
 
     /// Drops rows that lie wholly at or before `through`.
@@ -142,6 +158,26 @@ pub trait ShardLog: Send + Sync + 'static {
     /// # Errors
     /// [`Error::Fenced`] when the epoch is no longer the highest.
     async fn trim(&self, epoch: Epoch, shard: &ShardKey, through: Seq) -> Result<(), Error>;
+
+    /// Begins a new incarnation (`from` + 1) after the engine was found to have lost history: the log goes
+    /// on behind what a replica holds. In one transaction: all rows are taken out; the head stands at `base`
+    /// (trimmed and last are its seq, then its chain; mapping version and time are at least its own); and
+    /// the rows of incarnation `from` behind `fork`, which were acknowledged since the loss, stand behind
+    /// the base with new seqs and chain values, in the same order, with their own message ids (which from
+    /// now on answer with the new seqs) and mapping versions (never decreasing). A row that only ends behind
+    /// `fork` is among them.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`]; [`Error::OtherIncarnation`] when the log is no longer at `from`;
+    /// [`Error::NoSuchLog`].
+    async fn restart(
+        &self,
+        epoch: Epoch,
+        shard: &ShardKey,
+        from: Incarnation,
+        fork: Seq,
+        base: Base,
+    ) -> Result<Head, Error>;
 
     /// The heads of logs in the order asked; `None` where there is no log.
     async fn heads(&self, shards: &[ShardKey]) -> Result<Vec<Option<Head>>, Error>;

@@ -34,8 +34,8 @@ pub struct Receipt {
 /// A task to push.
 #[derive(Clone, Debug)]
 pub struct NewTask {
-    /// Pushing the same key again, while the task is kept in any state, changes nothing and answers
-    /// with the first task's id.
+    /// Pushing the same key of the same kind again, while the task is kept in any state, changes nothing
+    /// and answers with the first task's id.
     pub key: Option<String>,
     /// What to do; only the workers of its kind understand it.
     pub body: Bytes,
@@ -101,6 +101,13 @@ pub struct Task {
     pub changed_ms: u64,
 }
 
+/// Size of a task's body, progress or result at most.
+pub const TASK_BYTES_MAX: usize = 1 << 20;
+/// Length of a task's kind or key at most.
+pub const TASK_KEY_BYTES_MAX: usize = 1_024;
+/// A reason longer than this is cut off.
+const REASON_BYTES_MAX: usize = 4_096;
+
 /// How many tasks of a kind there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueCounts {
@@ -120,7 +127,8 @@ pub trait WorkQueue: Send + Sync + 'static {
     /// Adds tasks, all or none; ids in their order.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] for a body over 1 MiB; [`Error::QueueFull`] at the limit of kept tasks.
+    /// [`Error::TooLarge`] for a body over [`TASK_BYTES_MAX`] or a kind or key over [`TASK_KEY_BYTES_MAX`];
+    /// [`Error::QueueFull`] at the limit of kept tasks.
     async fn push(&self, kind: &str, tasks: Vec<NewTask>) -> Result<Vec<TaskId>, Error>;
 
     /// Claims the ready task of the kind that was pushed first, for `lease`. Two workers never get the
@@ -131,13 +139,14 @@ pub trait WorkQueue: Send + Sync + 'static {
     /// was cancelled meanwhile; then the worker stops and acknowledges.
     ///
     /// # Errors
-    /// [`Error::ClaimLost`] when the claim ran out or was taken over.
+    /// [`Error::ClaimLost`] when the claim ran out or was taken over; [`Error::TooLarge`] for progress over
+    /// [`TASK_BYTES_MAX`].
     async fn extend(&self, receipt: Receipt, lease: Duration, progress: Option<Bytes>) -> Result<bool, Error>;
 
     /// Finishes the task with a result (it takes the progress's place). A cancelled task becomes dead.
     ///
     /// # Errors
-    /// [`Error::ClaimLost`].
+    /// [`Error::ClaimLost`]; [`Error::TooLarge`] for a result over [`TASK_BYTES_MAX`].
     async fn ack(&self, receipt: Receipt, result: Bytes) -> Result<(), Error>;
 
     /// Gives the task back: ready again after `delay`, or dead if this was the last attempt. Without a
@@ -163,7 +172,8 @@ pub trait WorkQueue: Send + Sync + 'static {
     /// the task is not there or has ended.
     async fn cancel(&self, id: TaskId) -> Result<bool, Error>;
 
-    /// Makes dead tasks ready again with no attempts used. Returns how many were dead.
+    /// Makes dead tasks ready again with no attempts used; what was noted as progress stays. Returns how
+    /// many were dead.
     async fn replay(&self, ids: &[TaskId]) -> Result<u64, Error>;
 
     /// Forgets dead tasks. Returns how many were dead.
@@ -171,6 +181,33 @@ pub trait WorkQueue: Send + Sync + 'static {
 
     /// How many tasks of the kind there are.
     async fn counts(&self, kind: &str) -> Result<QueueCounts, Error>;
+}
+
+/// Refuses tasks that are over the limits.
+pub(crate) fn check_tasks(kind: &str, tasks: &[NewTask]) -> Result<(), Error> {
+    check_size("task kind", kind.len(), TASK_KEY_BYTES_MAX)?;
+    for task in tasks {
+        check_size("task key", task.key.as_ref().map_or(0, String::len), TASK_KEY_BYTES_MAX)?;
+        check_size("task", task.body.len(), TASK_BYTES_MAX)?;
+    }
+    Ok(())
+}
+
+/// Refuses progress or a result over the limit.
+pub(crate) fn check_result(result: &[u8]) -> Result<(), Error> {
+    check_size("task result", result.len(), TASK_BYTES_MAX)
+}
+
+fn check_size(what: &'static str, bytes: usize, bytes_max: usize) -> Result<(), Error> {
+    if bytes > bytes_max {
+        return Err(Error::TooLarge { what, bytes: bytes as u64, bytes_max: bytes_max as u64 });
+    }
+    Ok(())
+}
+
+/// A reason, cut off where it is too long to keep.
+pub(crate) fn shortened(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(REASON_BYTES_MAX)]
 }
 
 impl fmt::Display for Receipt {

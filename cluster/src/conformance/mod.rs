@@ -4,7 +4,10 @@
 //! for two processes. [`crate::conformance_suite`] makes a test of every case.
 #![allow(clippy::unwrap_used)]
 
+pub mod letters;
 pub mod logs;
+pub mod queue;
+pub mod restart;
 pub mod store;
 
 use std::sync::Arc;
@@ -35,6 +38,22 @@ macro_rules! conformance_suite {
             a_full_log_refuses, an_index_has_a_limit_of_its_own, a_deposed_leader_is_refused_everywhere, a_removed_log_is_gone,
             logs_outlive_the_engine, reads_begin_inside_rows_and_end_at_the_limit, an_unknown_log_is_an_error,
             the_mapping_version_and_the_time_never_go_back, a_group_answers_each_batch);
+        $crate::conformance_suite!($fresh, queue:
+            tasks_are_claimed_in_order_and_finished, two_workers_never_share_a_task,
+            a_claim_that_ran_out_is_taken_over, a_claim_that_ran_out_is_lost_though_nobody_took_over,
+            extending_keeps_the_claim_and_the_progress, giving_back_delays_and_counts,
+            a_task_dies_after_its_attempts, dead_tasks_are_replayed_and_dropped,
+            cancelling_reaches_ready_and_claimed_tasks, a_key_is_one_task, the_queue_is_bounded, sizes_are_limited,
+            tasks_are_listed_in_pages, an_append_needs_its_claim, tasks_outlive_the_engine);
+        $crate::conformance_suite!($fresh, letters:
+            a_letter_is_kept_once, replicas_may_record_at_once, a_removed_letter_does_not_come_back,
+            old_letters_make_room, letters_are_listed_in_pages, letters_go_with_their_log,
+            letters_outlive_the_engine);
+        $crate::conformance_suite!($fresh, restart:
+            rows_behind_the_fork_follow_the_base, versions_and_times_do_not_go_back,
+            message_ids_answer_with_the_new_seqs, tails_go_on_from_the_base_or_end,
+            a_restart_is_fenced_and_happens_once, appends_during_a_restart_are_whole,
+            an_incarnation_outlives_the_engine);
     };
     ($fresh:ident, $module:ident: $($case:ident),+) => {
         mod $module {

@@ -22,6 +22,7 @@ const MESSAGE_ID_BYTES_MAX: usize = 1_024;
 const GROUP_BATCHES_MAX: usize = 256;
 /// Stored bytes of one transaction, unless a single call brings more.
 const GROUP_BYTES_MAX: usize = 32 << 20;
+
 /// How an engine writes a group.
 pub(super) trait GroupCommit: Send + 'static {
     /// Writes the batches in one transaction; results in their order, durable when it returns.
@@ -147,6 +148,7 @@ async fn prepare(batches: Vec<Append>, batch_bytes_max: usize) -> Result<(Vec<Pr
             body: batch.body,
             message_id: batch.message_id,
             log_bytes_max: batch.log_bytes_max,
+            claim: batch.claim,
         });
         (prepared.collect(), refused)
     };

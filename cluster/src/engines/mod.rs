@@ -5,6 +5,7 @@ mod codec;
 mod failure;
 mod plan;
 mod reading;
+mod restart;
 mod sqlite;
 mod watching;
 
@@ -13,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Error, ShardLog, Store};
+use crate::{DeadLetters, Error, ShardLog, Store, WorkQueue};
 
 /// A connected engine. Cheap to clone; the connections close when the last clone is gone.
 #[derive(Clone)]
@@ -22,6 +23,10 @@ pub struct Engine {
     pub store: Arc<dyn Store>,
     /// The logs of all shards.
     pub log: Arc<dyn ShardLog>,
+    /// The work queue.
+    pub queue: Arc<dyn WorkQueue>,
+    /// The dead letters of all shards.
+    pub letters: Arc<dyn DeadLetters>,
 }
 
 impl fmt::Debug for Engine {
@@ -45,6 +50,17 @@ pub struct EngineOptions {
     pub append_queue_max: usize,
     /// How long a message id is remembered at least. Default one hour.
     pub message_id_retention: Duration,
+    /// Tasks that the work queue keeps, of all kinds and in any state; at this many a push is refused
+    /// with [`Error::QueueFull`]. Default 100,000.
+    pub tasks_max: u64,
+    /// Finished tasks that are kept at most; the oldest go first. Default 10,000.
+    pub tasks_done_max: u64,
+    /// How long a finished task is kept at most, and its key known. Default one hour.
+    pub tasks_done_retention: Duration,
+    /// Dead letters that are kept at most; the oldest make room and are counted. Default 100,000.
+    pub letters_max: u64,
+    /// Size of the operations of the dead letters that are kept at most, likewise. Default 256 MiB.
+    pub letters_bytes_max: u64,
     /// Size of one value of the store; a larger one is [`Error::TooLarge`]. Default 8 MiB.
     pub value_bytes_max: usize,
     /// How often changes made by other processes are looked for (SQLite). Default 50 ms.
@@ -64,6 +80,11 @@ impl Default for EngineOptions {
             append_queue_bytes_max: 256 << 20,
             append_queue_max: 1_024,
             message_id_retention: Duration::from_secs(3_600),
+            tasks_max: 100_000,
+            tasks_done_max: 10_000,
+            tasks_done_retention: Duration::from_secs(3_600),
+            letters_max: 100_000,
+            letters_bytes_max: 256 << 20,
             value_bytes_max: 8 << 20,
             poll_interval: Duration::from_millis(50),
             busy_timeout: Duration::from_secs(5),

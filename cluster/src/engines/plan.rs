@@ -1,6 +1,6 @@
 //! What a group of appends does to the logs: decided here without any I/O.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use trawl_proto::{Incarnation, Seq, ShardKey};
@@ -8,6 +8,7 @@ use trawl_proto::{Incarnation, Seq, ShardKey};
 use super::codec::Encoded;
 use crate::Error;
 use crate::shard_log::{Appended, chain};
+use crate::work_queue::Receipt;
 
 /// What a row costs beside its body, when a log's size is counted.
 pub(super) const ROW_BYTES: u64 = 100;
@@ -37,6 +38,7 @@ pub(super) struct Prepared {
     pub(super) message_id: Option<String>,
     /// Instead of the engine's limit.
     pub(super) log_bytes_max: Option<u64>,
+    pub(super) claim: Option<Receipt>,
 }
 
 /// Where a message id's batch went.
@@ -64,11 +66,12 @@ pub(super) struct NewRow {
     pub(super) message_id: Option<String>,
 }
 
-/// Decides about batches one after the other. Changes the heads and adds to the known message ids;
-/// returns the results in the batches' order and the rows to insert.
+/// Decides about batches one after the other, given the claims that are held. Changes the heads and adds
+/// to the known message ids; returns the results in the batches' order and the rows to insert.
 pub(super) fn plan(
     heads: &mut HashMap<ShardKey, LogHead>,
     known: &mut HashMap<(i64, String), Known>,
+    held: &HashSet<Receipt>,
     batches: Vec<Prepared>,
     now_ms: u64,
     log_bytes_max: u64,
@@ -83,6 +86,12 @@ pub(super) fn plan(
         let id = batch.message_id.clone().map(|message_id| (head.log, message_id));
         if let Some(Known { incarnation, first, last }) = id.as_ref().and_then(|id| known.get(id)).copied() {
             results.push(Ok(Appended { incarnation, first, last, duplicate: true }));
+            continue;
+        }
+        if let Some(claim) = batch.claim
+            && !held.contains(&claim)
+        {
+            results.push(Err(Error::ClaimLost(claim)));
             continue;
         }
         let bytes = batch.encoded.bytes.len() as u64 + ROW_BYTES;
@@ -136,11 +145,20 @@ mod tests {
 
     use super::super::codec::encode;
     use super::*;
+    use crate::work_queue::TaskId;
 
-    fn batch(shard: u32, mapping_version: u64, operations: u32, body: Vec<u8>, id: Option<u8>) -> Prepared {
+    fn batch(
+        shard: u32,
+        mapping_version: u64,
+        operations: u32,
+        body: Vec<u8>,
+        id: Option<u8>,
+        claim: Option<u64>,
+    ) -> Prepared {
         let body = Bytes::from(body);
         let encoded = encode(&body);
         let message_id = id.map(|id| id.to_string());
+        let claim = claim.map(|claim| Receipt { task: TaskId(1), claim });
         Prepared {
             shard: ShardKey::new("i", shard),
             mapping_version,
@@ -149,6 +167,7 @@ mod tests {
             encoded,
             message_id,
             log_bytes_max: None,
+            claim,
         }
     }
 
@@ -166,11 +185,11 @@ mod tests {
         }
     }
 
-    type Raw = (u32, u64, u32, Vec<u8>, Option<u8>, u64);
+    type Raw = (u32, u64, u32, Vec<u8>, Option<u8>, Option<u64>, u64);
 
     fn raw() -> impl Strategy<Value = Raw> {
         let body = proptest::collection::vec(any::<u8>(), 0..300);
-        (0u32..3, 1u64..5, 1u32..4, body, proptest::option::of(0u8..10), 0u64..1_000)
+        (0u32..3, 1u64..5, 1u32..4, body, proptest::option::of(0u8..10), proptest::option::of(1u64..3), 0u64..1_000)
     }
 
     proptest! {
@@ -181,25 +200,26 @@ mod tests {
             cuts in proptest::collection::vec(any::<bool>(), 40),
         ) {
             let bytes_max = 2_000;
+            let held = HashSet::from([Receipt { task: TaskId(1), claim: 2 }]);
             // Shard 2 has no log.
             let mut heads: HashMap<_, _> = (0..2).map(|n| (ShardKey::new("i", n), head(i64::from(n)))).collect();
             let (mut known, mut rows, mut results, mut group) = (HashMap::new(), vec![], vec![], vec![]);
             let mut alone = (heads.clone(), HashMap::new(), vec![], vec![]);
             let mut now = 0;
-            for (n, (shard, mapping, operations, body, id, later)) in batches.into_iter().enumerate() {
-                let new = batch(shard, mapping, operations, body, id);
-                let (result, row) = plan(&mut alone.0, &mut alone.1, vec![new.clone()], now, bytes_max);
+            for (n, (shard, mapping, operations, body, id, claim, later)) in batches.into_iter().enumerate() {
+                let new = batch(shard, mapping, operations, body, id, claim);
+                let (result, row) = plan(&mut alone.0, &mut alone.1, &held, vec![new.clone()], now, bytes_max);
                 alone.2.extend(result.into_iter().map(|result| format!("{result:?}")));
                 alone.3.extend(row);
                 group.push(new);
                 if cuts[n] {
-                    let done = plan(&mut heads, &mut known, std::mem::take(&mut group), now, bytes_max);
+                    let done = plan(&mut heads, &mut known, &held, std::mem::take(&mut group), now, bytes_max);
                     results.extend(done.0.into_iter().map(|result| format!("{result:?}")));
                     rows.extend(done.1);
                     now += later;
                 }
             }
-            let done = plan(&mut heads, &mut known, group, now, bytes_max);
+            let done = plan(&mut heads, &mut known, &held, group, now, bytes_max);
             results.extend(done.0.into_iter().map(|result| format!("{result:?}")));
             rows.extend(done.1);
             prop_assert_eq!(&results, &alone.2);
@@ -221,11 +241,12 @@ mod tests {
     }
 
     #[test]
-    fn a_message_id_answers_with_its_first_seq_even_when_the_log_is_full() {
+    fn a_message_id_answers_with_its_first_seq_though_the_log_is_full_and_the_claim_lost() {
         let mut heads = HashMap::from([(ShardKey::new("i", 0), head(0))]);
         let mut known = HashMap::new();
-        let first = batch(0, 1, 3, vec![], Some(1));
-        let (results, rows) = plan(&mut heads, &mut known, vec![first.clone(), first], 5, ROW_BYTES);
+        let first = batch(0, 1, 3, vec![], Some(1), None);
+        let again = Prepared { claim: Some(Receipt { task: TaskId(1), claim: 1 }), ..first.clone() };
+        let (results, rows) = plan(&mut heads, &mut known, &HashSet::new(), vec![first, again], 5, ROW_BYTES);
         assert_eq!(rows.len(), 1);
         let appended = |duplicate| Appended { incarnation: Incarnation(1), first: Seq(1), last: Seq(3), duplicate };
         assert_eq!(*results[0].as_ref().unwrap(), appended(false));

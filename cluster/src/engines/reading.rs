@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::stream::{BoxStream, StreamExt};
 use tokio::sync::watch;
-use trawl_proto::{Incarnation, Seq, ShardKey};
+use trawl_proto::{Generation, Incarnation, Seq, ShardKey};
 
 use super::codec;
 use super::failure::unavailable;
@@ -23,18 +23,18 @@ const TAIL_BYTES: usize = 1 << 20;
 /// Pauses of a tail while the engine cannot be read: doubling, from and to.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// The last seq of every log there is, for tails to wait on.
-pub(super) type Ends = watch::Sender<Arc<HashMap<ShardKey, Seq>>>;
+/// Where every log there is ends, for tails to wait on.
+pub(super) type Ends = watch::Sender<Arc<HashMap<ShardKey, Generation>>>;
 
 /// How an engine reads rows.
 pub(super) trait Rows: Send + Sync + 'static {
-    /// Reads rows of one moment, checked; see [`crate::ShardLog::read`].
+    /// Reads where the log ends, and rows of the same moment, checked; see [`crate::ShardLog::read`].
     fn read(
         &self,
         shard: &ShardKey,
         after: Seq,
         bytes_max: usize,
-    ) -> impl Future<Output = Result<Vec<StoredRow>, Error>> + Send;
+    ) -> impl Future<Output = Result<(Generation, Vec<StoredRow>), Error>> + Send;
 }
 
 /// A row as read, with what it links to.
@@ -61,11 +61,11 @@ pub(super) struct RawRow {
 /// Follows a log. `rows` also keeps the other end of `ends` alive.
 pub(super) fn follow<R: Rows>(
     rows: Arc<R>,
-    ends: watch::Receiver<Arc<HashMap<ShardKey, Seq>>>,
+    ends: watch::Receiver<Arc<HashMap<ShardKey, Generation>>>,
     shard: ShardKey,
     after: Seq,
 ) -> BoxStream<'static, Result<Record, Error>> {
-    let tail = Tail { ends, rows, shard, after, link: None, ready: VecDeque::new(), ended: false };
+    let tail = Tail { ends, rows, shard, after, incarnation: None, link: None, ready: VecDeque::new(), ended: false };
     futures::stream::unfold(tail, |mut tail| async move {
         let item = tail.next().await?;
         Some((item, tail))
@@ -75,12 +75,14 @@ pub(super) fn follow<R: Rows>(
 
 /// The state of a tail.
 struct Tail<R> {
-    ends: watch::Receiver<Arc<HashMap<ShardKey, Seq>>>,
+    ends: watch::Receiver<Arc<HashMap<ShardKey, Generation>>>,
     rows: Arc<R>,
     shard: ShardKey,
     after: Seq,
-    /// The chain of the last row given out.
-    link: Option<u64>,
+    /// The log's as of the last read.
+    incarnation: Option<Incarnation>,
+    /// The incarnation and the chain of the last row given out.
+    link: Option<(Incarnation, u64)>,
     ready: VecDeque<StoredRow>,
     ended: bool,
 }
@@ -98,13 +100,19 @@ impl<R: Rows> Tail<R> {
             return Some(Err(error));
         }
         let row = self.ready.pop_front()?;
-        if self.link.is_some_and(|link| link != row.previous_chain) {
+        if let Some((incarnation, chain)) = self.link
+            && chain != row.previous_chain
+        {
             self.ended = true;
+            let (shard, found) = (self.shard.clone(), row.record.incarnation);
+            if found != incarnation {
+                return Some(Err(Error::OtherIncarnation { shard, found }));
+            }
             let reason =
-                format!("log of shard {}: row {} does not continue what was read before", self.shard, row.record.first);
+                format!("log of shard {shard}: row {} does not continue what was read before", row.record.first);
             return Some(Err(Error::Corrupt(reason)));
         }
-        self.link = Some(row.record.chain);
+        self.link = Some((row.record.incarnation, row.record.chain));
         self.after = row.record.last;
         Some(Ok(row.record))
     }
@@ -115,13 +123,17 @@ impl<R: Rows> Tail<R> {
         loop {
             self.ends.borrow_and_update();
             match self.rows.read(&self.shard, self.after, TAIL_BYTES).await {
-                Ok(rows) if rows.is_empty() => {
+                Ok((end, rows)) => {
                     pause = RETRY_PAUSES.0;
-                    self.wait().await;
-                }
-                Ok(rows) => {
-                    self.ready = rows.into();
-                    return Ok(());
+                    let before = self.incarnation.replace(end.incarnation);
+                    if !rows.is_empty() {
+                        self.ready = rows.into();
+                        return Ok(());
+                    }
+                    if before.is_some_and(|before| before != end.incarnation) && self.after > end.seq {
+                        return Err(Error::OtherIncarnation { shard: self.shard.clone(), found: end.incarnation });
+                    }
+                    self.wait(end.incarnation).await;
                 }
                 Err(Error::Unavailable(error)) => {
                     tracing::debug!(shard = %self.shard, error = &*error as &dyn std::error::Error, "tail waits for the engine");
@@ -133,13 +145,14 @@ impl<R: Rows> Tail<R> {
         }
     }
 
-    /// Waits for news that this log has grown past us, or is gone.
-    async fn wait(&mut self) {
+    /// Waits for news that this log has grown past us, has begun another incarnation, or is gone.
+    async fn wait(&mut self, incarnation: Incarnation) {
         let (shard, after) = (&self.shard, self.after);
         loop {
             // The sender lives in `rows`, so this cannot fail.
             let _ = self.ends.changed().await;
-            if self.ends.borrow_and_update().get(shard).is_none_or(|last| *last > after) {
+            let ends = self.ends.borrow_and_update();
+            if ends.get(shard).is_none_or(|end| end.seq > after || end.incarnation != incarnation) {
                 return;
             }
         }

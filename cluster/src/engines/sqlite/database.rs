@@ -202,11 +202,18 @@ pub(super) struct Transaction<'a> {
 
 impl Transaction<'_> {
     /// Commits; durable when it returns. `bytes` is about how much was written.
-    pub(super) async fn commit(mut self, bytes: u64) -> Result<(), Error> {
-        sqlx::query("COMMIT").execute(&mut self.connection).await.map_err(self.database.error("commit to"))?;
+    pub(super) async fn commit(self, bytes: u64) -> Result<(), Error> {
+        let database = self.database;
+        self.commit_quietly(bytes).await?;
         // First the others, then ourselves: see `rung_by_another`.
-        self.database.bell.ring();
-        self.database.wake();
+        database.bell.ring();
+        database.wake();
+        Ok(())
+    }
+
+    /// Commits what nobody waits for.
+    pub(super) async fn commit_quietly(mut self, bytes: u64) -> Result<(), Error> {
+        sqlx::query("COMMIT").execute(&mut self.connection).await.map_err(self.database.error("commit to"))?;
         *self.slot = Some(self.connection);
         self.database.checkpoints.note(bytes + COMMIT_BYTES);
         Ok(())

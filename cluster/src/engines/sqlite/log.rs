@@ -1,6 +1,7 @@
 //! The shard logs in `logs.db`: the calls of the trait, and what the leader does with logs.
 //!
-//! Appends are written by [`writer`](super::writer), rows read by [`read`](super::read).
+//! Appends are written by [`writer`](super::writer), rows read by [`read`](super::read), incarnations begun
+//! by [`restart`](super::restart).
 
 use std::sync::Arc;
 
@@ -8,16 +9,18 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
-use trawl_proto::{Epoch, Seq, ShardKey};
+use trawl_proto::{Epoch, Incarnation, Seq, ShardKey};
 
 use super::database::{Database, Transaction};
+use super::letters::forget_shard;
 use super::writer::{Writer, read_heads};
 use super::{EngineOptions, Tasks};
 use crate::Error;
 use crate::engines::appends::Appends;
 use crate::engines::plan::ROW_BYTES;
 use crate::engines::reading::{Ends, Rows as _, follow};
-use crate::shard_log::{Append, Appended, Head, Record, ShardLog};
+use crate::engines::restart::public_head;
+use crate::shard_log::{Append, Appended, Base, Head, Record, ShardLog};
 
 /// Rows that one transaction of a trim or removal deletes at most, so that appends are not held up.
 const DELETE_ROWS_MAX: u32 = 500;
@@ -90,7 +93,7 @@ impl ShardLog for SqliteLog {
     }
 
     async fn read(&self, shard: &ShardKey, after: Seq, bytes_max: usize) -> Result<Vec<Record>, Error> {
-        let rows = self.shared.read(shard, after, bytes_max).await?;
+        let (_, rows) = self.shared.read(shard, after, bytes_max).await?;
         Ok(rows.into_iter().map(|row| row.record).collect())
     }
 
@@ -107,24 +110,24 @@ impl ShardLog for SqliteLog {
         let failed = || self.shared.database.error("read");
         let mut connection = self.shared.database.readers().acquire().await.map_err(failed())?;
         let heads = read_heads(&mut connection, shards.iter()).await.map_err(failed())?;
-        let head = |shard| {
-            heads.get(shard).map(|head| Head {
-                incarnation: head.incarnation,
-                last: head.last,
-                chain: head.chain,
-                trimmed: head.trimmed,
-                mapping_version: head.mapping_version,
-                bytes: head.bytes,
-                time_ms: head.time_ms,
-            })
-        };
-        Ok(shards.iter().map(head).collect())
+        Ok(shards.iter().map(|shard| heads.get(shard).map(public_head)).collect())
+    }
+
+    async fn restart(
+        &self,
+        epoch: Epoch,
+        shard: &ShardKey,
+        from: Incarnation,
+        fork: Seq,
+        base: Base,
+    ) -> Result<Head, Error> {
+        self.shared.restart(epoch, shard, from, fork, base).await
     }
 }
 
 impl Shared {
     /// Begins a transaction in which the epoch is the highest so far, and recorded as such.
-    async fn begin_fenced(&self, epoch: Epoch) -> Result<Transaction<'_>, Error> {
+    pub(super) async fn begin_fenced(&self, epoch: Epoch) -> Result<Transaction<'_>, Error> {
         let mut transaction = self.database.begin().await?;
         let raise = "UPDATE meta SET epoch = max(epoch, ?1) RETURNING epoch";
         let row = sqlx::query(raise).bind(epoch.0.cast_signed()).fetch_one(&mut transaction.connection).await;
@@ -216,7 +219,8 @@ async fn remove_log(connection: &mut SqliteConnection, shard: &ShardKey) -> Resu
     let query = sqlx::query(delete).bind(shard.index_uid.as_str()).bind(shard.number);
     if let Some(row) = query.fetch_optional(&mut *connection).await? {
         let note = "INSERT INTO removed (log) VALUES (?1)";
-        sqlx::query(note).bind(row.get::<i64, _>(0)).execute(connection).await?;
+        sqlx::query(note).bind(row.get::<i64, _>(0)).execute(&mut *connection).await?;
+        forget_shard(connection, shard).await?;
     }
     Ok(())
 }

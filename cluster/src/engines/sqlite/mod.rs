@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! store.db   the cluster store (lease, catalog, membership)
-//! logs.db    the logs of all shards; apart, so that a full log never costs the lease
+//! logs.db    the logs of all shards, the work queue and the dead letters; apart, so that a full log never
+//!            costs the lease
 //! *.open     held while a process opens a file      *.queue, *.turn   taking turns at writing
 //! *.bell     rung after every commit
 //! ```
@@ -13,9 +14,12 @@
 mod bell;
 mod database;
 mod failure;
+mod letters;
 mod log;
 mod poll;
+mod queue;
 mod read;
+mod restart;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -29,7 +33,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use self::database::{Database, Kind};
+use self::letters::SqliteLetters;
 use self::log::SqliteLog;
+use self::queue::SqliteQueue;
 use self::store::SqliteStore;
 use super::failure::unavailable;
 use super::reading::Ends;
@@ -37,7 +43,11 @@ use super::{Engine, EngineOptions};
 use crate::Error;
 
 const STORE: Kind = Kind { name: "store.db", migrations: &[include_str!("store.sql")], incremental_vacuum: false };
-const LOGS: Kind = Kind { name: "logs.db", migrations: &[include_str!("logs.sql")], incremental_vacuum: true };
+const LOGS: Kind = Kind {
+    name: "logs.db",
+    migrations: &[include_str!("logs.sql"), include_str!("queue.sql")],
+    incremental_vacuum: true,
+};
 
 /// Pause after a failed checkpoint.
 const CHECKPOINT_PAUSE: Duration = Duration::from_secs(1);
@@ -61,6 +71,8 @@ pub(super) async fn open(directory: &Path, options: &EngineOptions) -> Result<En
     let tasks = Arc::new(Tasks { _tasks: tasks, _listener: listener });
     Ok(Engine {
         store: Arc::new(SqliteStore::new(store, options.clone(), tasks.clone())),
+        queue: Arc::new(SqliteQueue::new(logs.clone(), options.clone(), tasks.clone())),
+        letters: Arc::new(SqliteLetters::new(logs.clone(), options.clone(), tasks.clone())),
         log: Arc::new(SqliteLog::new(logs, options, ends, tasks)),
     })
 }

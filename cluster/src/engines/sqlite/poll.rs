@@ -16,7 +16,7 @@ use std::time::Duration;
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 use tokio::time::MissedTickBehavior;
-use trawl_proto::{Seq, ShardKey};
+use trawl_proto::{Generation, Incarnation, Seq, ShardKey};
 
 use super::database::Database;
 use crate::Error;
@@ -151,14 +151,15 @@ impl Watched {
         row.map(|row| row.get(0)).map_err(database.error("poll"))
     }
 
-    async fn ends(&mut self) -> Result<HashMap<ShardKey, Seq>, Error> {
+    async fn ends(&mut self) -> Result<HashMap<ShardKey, Generation>, Error> {
         let database = self.database.clone();
         let connection = self.connection().await?;
-        let rows = sqlx::query("SELECT index_uid, shard, last FROM logs").fetch_all(connection).await;
+        let rows = sqlx::query("SELECT index_uid, shard, incarnation, last FROM logs").fetch_all(connection).await;
         let rows = rows.map_err(database.error("poll"))?;
         let end = |row: &sqlx::sqlite::SqliteRow| {
             let shard = ShardKey::new(row.get::<String, _>(0), row.get::<u32, _>(1));
-            (shard, Seq(row.get::<i64, _>(2).cast_unsigned()))
+            let number = |column: usize| row.get::<i64, _>(column).cast_unsigned();
+            (shard, Generation { incarnation: Incarnation(number(2)), seq: Seq(number(3)) })
         };
         Ok(rows.iter().map(end).collect())
     }

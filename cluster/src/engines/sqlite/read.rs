@@ -2,19 +2,24 @@
 
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
-use trawl_proto::{Incarnation, Seq, ShardKey};
+use trawl_proto::{Generation, Incarnation, Seq, ShardKey};
 
 use super::log::Shared;
 use crate::Error;
 use crate::engines::reading::{RawRow, Rows, StoredRow, decode_rows};
 
 impl Rows for Shared {
-    /// Reads rows in one statement, hence of one moment, and checks that they link.
-    async fn read(&self, shard: &ShardKey, after: Seq, bytes_max: usize) -> Result<Vec<StoredRow>, Error> {
+    /// Reads in one statement, hence of one moment.
+    async fn read(
+        &self,
+        shard: &ShardKey,
+        after: Seq,
+        bytes_max: usize,
+    ) -> Result<(Generation, Vec<StoredRow>), Error> {
         // `near` does not load bodies: the row that holds the seq behind `after`, and those that follow;
         // `sized` adds up how much they would be.
         let rows = sqlx::query(
-            "WITH head AS (SELECT log, trimmed FROM logs WHERE index_uid = ?1 AND shard = ?2),
+            "WITH head AS (SELECT log, trimmed, incarnation, last FROM logs WHERE index_uid = ?1 AND shard = ?2),
              near AS (
                SELECT r.first, r.body_bytes FROM head CROSS JOIN records r
                WHERE r.log = head.log AND r.first >=
@@ -24,7 +29,7 @@ impl Rows for Shared {
              bounds AS (
                SELECT min(first) AS low, coalesce(max(first) FILTER (WHERE total <= ?4), min(first)) AS high FROM sized)
              SELECT head.trimmed, r.incarnation, r.first, r.last, r.mapping_version, r.apply_version, r.time_ms,
-               r.previous_chain, r.chain, r.body_bytes, r.codec, r.body
+               r.previous_chain, r.chain, r.body_bytes, r.codec, r.body, head.incarnation, head.last
              FROM head CROSS JOIN bounds LEFT JOIN records r
                ON r.log = head.log AND r.first >= bounds.low AND r.first <= bounds.high AND r.last > ?3
              ORDER BY r.first",
@@ -43,14 +48,17 @@ impl Rows for Shared {
         if after < trimmed {
             return Err(Error::Trimmed { shard: shard.clone(), trimmed });
         }
+        let number = |column: usize| first.get::<i64, _>(column).cast_unsigned();
+        let end = Generation { incarnation: Incarnation(number(12)), seq: Seq(number(13)) };
         if first.get::<Option<i64>, _>(2).is_none() {
-            return Ok(Vec::new());
+            return Ok((end, Vec::new()));
         }
-        decode_rows(shard.clone(), after, rows.iter().map(raw).collect()).await
+        Ok((end, decode_rows(shard.clone(), after, rows.iter().map(raw).collect()).await?))
     }
 }
 
-fn raw(row: &SqliteRow) -> RawRow {
+/// The row whose columns stand behind one of another kind.
+pub(super) fn raw(row: &SqliteRow) -> RawRow {
     let number = |column: usize| row.get::<i64, _>(column).cast_unsigned();
     RawRow {
         incarnation: Incarnation(number(1)),

@@ -11,6 +11,7 @@ use trawl_proto::{Incarnation, Seq, ShardKey};
 
 use super::EngineOptions;
 use super::database::Database;
+use super::queue::held;
 use crate::Error;
 use crate::engines::appends::{GroupCommit, now_ms};
 use crate::engines::plan::{Known, LogHead, NewRow, Prepared, plan};
@@ -42,8 +43,9 @@ impl GroupCommit for Writer {
         let connection = &mut transaction.connection;
         let mut heads = read_heads(connection, batches.iter().map(|batch| &batch.shard)).await.map_err(failed())?;
         let mut known = read_known(connection, &heads, &batches).await.map_err(failed())?;
+        let held = held(connection, batches.iter().filter_map(|batch| batch.claim)).await.map_err(failed())?;
         let now = now_ms();
-        let (results, rows) = plan(&mut heads, &mut known, batches, now, self.options.log_bytes_max);
+        let (results, rows) = plan(&mut heads, &mut known, &held, batches, now, self.options.log_bytes_max);
         if rows.is_empty() {
             transaction.rollback().await;
             return Ok(results);
@@ -214,7 +216,7 @@ async fn expire(connection: &mut SqliteConnection, before_ms: u64) -> Result<(),
 }
 
 /// `(?,?),(?,?)`: as many tuples, each as wide.
-fn tuples(count: usize, width: usize) -> String {
+pub(super) fn tuples(count: usize, width: usize) -> String {
     let tuple = format!("({})", vec!["?"; width].join(","));
     vec![tuple; count].join(",")
 }
