@@ -380,3 +380,86 @@ pub async fn a_group_answers_each_batch(open: &Open) {
     );
     assert!(log.append(Vec::new()).await.unwrap().is_empty());
 }
+
+/// A tail may begin behind any seq there is, and gives from there on what a full one gives.
+pub async fn tails_resume_at_every_position(open: &Open) {
+    let logs = [engine(open).await.log, engine(open).await.log];
+    let shard = shard(0);
+    logs[0].create(Epoch(1), std::slice::from_ref(&shard)).await.unwrap();
+    let sizes = [1, 3, 1, 2, 5, 1, 1, 4];
+    for (n, operations) in sizes.into_iter().enumerate() {
+        append(&*logs[0], batch(&shard, operations, format!("row {n}"))).await.unwrap();
+    }
+    let rows = logs[0].read(&shard, Seq(0), usize::MAX).await.unwrap();
+    let last = rows[rows.len() - 1].last;
+    let mut waiting = Vec::new();
+    for after in 0..=last.0 {
+        let mut tail = logs[after as usize % 2].tail(&shard, Seq(after));
+        for row in rows.iter().filter(|row| row.last.0 > after) {
+            assert_eq!(next(&mut tail).await.unwrap(), *row, "behind {after}");
+        }
+        waiting.push(tail);
+    }
+    // All of them stand at the end now.
+    append(&*logs[1], batch(&shard, 2, "new")).await.unwrap();
+    for tail in &mut waiting {
+        assert_eq!(next(tail).await.unwrap().first, last.next());
+    }
+    let mut ahead = logs[0].tail(&shard, Seq(last.0 + 3));
+    append(&*logs[0], batch(&shard, 2, "newer")).await.unwrap();
+    assert_eq!(next(&mut ahead).await.unwrap().last, Seq(last.0 + 4));
+}
+
+/// While rows are appended at one end and trimmed at the other, a tail gives every row in order, or says
+/// that it was overtaken.
+pub async fn trimming_while_tailing_leaves_nothing_out(open: &Open) {
+    const ROWS: u64 = 150;
+    let logs = [engine(open).await.log, engine(open).await.log];
+    let shard = shard(0);
+    logs[0].create(Epoch(1), std::slice::from_ref(&shard)).await.unwrap();
+    let tail = |log: &std::sync::Arc<dyn ShardLog>, slow: bool| {
+        let mut tail = log.tail(&shard, Seq(0));
+        async move {
+            let mut checker = Checker::new();
+            while checker.last.0 < ROWS {
+                match next(&mut tail).await {
+                    Ok(record) => checker.check(&record),
+                    Err(error) => {
+                        let overtaken = matches!(error, Error::Trimmed { trimmed, .. } if trimmed > checker.last);
+                        assert!(slow && overtaken, "{error:?} behind {}", checker.last);
+                        break;
+                    }
+                }
+                if slow {
+                    tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+                }
+            }
+            checker.last
+        }
+    };
+    // The trimmer stays behind the first tail, and does not care about the second.
+    let (told, heard) = tokio::sync::watch::channel(0);
+    let mut followed = logs[1].tail(&shard, Seq(0));
+    let first = async {
+        let mut checker = Checker::new();
+        while checker.last.0 < ROWS {
+            checker.check(&next(&mut followed).await.unwrap());
+            told.send_replace(checker.last.0);
+        }
+    };
+    let trim = async {
+        let mut trimmed = 0;
+        while trimmed < ROWS {
+            trimmed = *heard.clone().wait_for(|last| *last > trimmed).await.unwrap();
+            logs[1].trim(Epoch(1), &shard, Seq(trimmed)).await.unwrap();
+        }
+    };
+    let write = async {
+        for n in 0..ROWS {
+            append(&*logs[0], batch(&shard, 1, format!("{n}"))).await.unwrap();
+        }
+    };
+    tokio::join!(write, first, trim, tail(&logs[0], true), tail(&logs[1], true));
+    let head = logs[0].heads(std::slice::from_ref(&shard)).await.unwrap()[0].clone().unwrap();
+    assert_eq!((head.last, head.trimmed, head.bytes), (Seq(ROWS), Seq(ROWS), 0));
+}

@@ -4,6 +4,7 @@
 //! for two processes. [`crate::conformance_suite`] makes a test of every case.
 #![allow(clippy::unwrap_used)]
 
+pub mod bounds;
 pub mod letters;
 pub mod logs;
 pub mod queue;
@@ -24,6 +25,9 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Opens one more instance of an engine over the same storage.
 pub type Open = Arc<dyn Fn(EngineOptions) -> BoxFuture<'static, Engine> + Send + Sync>;
 
+/// Tells how many bytes an engine's storage takes on the disk.
+pub type Size = Arc<dyn Fn() -> BoxFuture<'static, u64> + Send + Sync>;
+
 /// Makes a test of every case. The argument is a function that returns fresh storage: something to
 /// keep alive meanwhile, and an [`Open`].
 #[macro_export]
@@ -32,12 +36,15 @@ macro_rules! conformance_suite {
         $crate::conformance_suite!($fresh, store:
             guards_decide_commits, lists_are_sorted_and_of_one_revision, no_increment_is_lost,
             watches_miss_nothing_and_keep_the_order, a_late_watch_gets_a_snapshot_again, limits_are_kept,
-            entries_outlive_the_engine);
+            entries_outlive_the_engine, a_commit_over_several_keys_loses_to_another,
+            a_deposed_leader_is_refused_on_untouched_keys);
         $crate::conformance_suite!($fresh, logs:
             concurrent_appends_are_tailed_without_gaps, a_message_id_is_one_entry, trimming_frees_and_tells,
             a_full_log_refuses, an_index_has_a_limit_of_its_own, a_deposed_leader_is_refused_everywhere, a_removed_log_is_gone,
             logs_outlive_the_engine, reads_begin_inside_rows_and_end_at_the_limit, an_unknown_log_is_an_error,
-            the_mapping_version_and_the_time_never_go_back, a_group_answers_each_batch);
+            the_mapping_version_and_the_time_never_go_back, a_group_answers_each_batch,
+            tails_resume_at_every_position, trimming_while_tailing_leaves_nothing_out);
+        $crate::conformance_suite!($fresh, bounds: message_ids_are_bounded, message_ids_are_forgotten_in_time);
         $crate::conformance_suite!($fresh, queue:
             tasks_are_claimed_in_order_and_finished, two_workers_never_share_a_task,
             a_claim_that_ran_out_is_taken_over, a_claim_that_ran_out_is_lost_though_nobody_took_over,

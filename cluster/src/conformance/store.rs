@@ -1,13 +1,17 @@
 //! Cases of the store.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use tokio_util::sync::CancellationToken;
+use trawl_proto::NodeName;
 
 use super::{Open, engine, next};
+use crate::catalog::keys;
 use crate::store::{Change, Entry, Guard, Revision, Store, Update, Write};
-use crate::{EngineOptions, Error};
+use crate::{EngineOptions, Error, Lease, lease};
 
 fn put(key: &str, value: impl Into<String>) -> Write {
     Write::Put(key.to_owned(), Bytes::from(value.into()))
@@ -243,4 +247,79 @@ pub async fn entries_outlive_the_engine(open: &Open) {
     assert_eq!(now, revision);
     assert_eq!(entries, [Entry { key: "a".into(), value: "2".into(), revision }]);
     assert!(store.commit(&[at("a", revision)], &[delete("a")]).await.unwrap() > revision);
+}
+
+/// Two who take several keys at once, in different orders: one gets all of them, the other none.
+pub async fn a_commit_over_several_keys_loses_to_another(open: &Open) {
+    const KEYS: usize = 5;
+    let stores = [engine(open).await.store, engine(open).await.store];
+    let key = |n: usize| format!("key/{n}");
+    for round in 0..12 {
+        let mut at_start = Vec::new();
+        for n in 0..KEYS {
+            // Half of the keys are there, guarded by their revision; the others are guarded as absent.
+            let write = if n % 2 == 0 { put(&key(n), format!("round {round}")) } else { delete(&key(n)) };
+            stores[0].commit(&[], &[write]).await.unwrap();
+            let revision = stores[0].get(&key(n)).await.unwrap().map(|entry| entry.revision);
+            at_start.push(revision.map_or(absent(&key(n)), |revision| at(&key(n), revision)));
+        }
+        let mut tasks = tokio::task::JoinSet::new();
+        for n in 0..4 {
+            let (store, mut guards) = (stores[n % 2].clone(), at_start.clone());
+            guards.rotate_left(n);
+            let writes: Vec<Write> =
+                (0..KEYS).map(|k| put(&key((k + 3 * n) % KEYS), format!("{round} by {n}"))).collect();
+            tasks.spawn(async move {
+                let guarded = guards.clone();
+                match store.commit(&guards, &writes).await {
+                    Ok(_) => Some(n),
+                    Err(Error::Conflict(guard)) => {
+                        assert_eq!(guard, guarded[0], "the first guard that does not hold is named");
+                        None
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            });
+        }
+        let winners: Vec<usize> = tasks.join_all().await.into_iter().flatten().collect();
+        assert_eq!(winners.len(), 1);
+        let (entries, _) = stores[1].list("key/").await.unwrap();
+        assert_eq!(entries.len(), KEYS);
+        assert!(entries.iter().all(|entry| entry.value == format!("{round} by {}", winners[0])), "{entries:?}");
+        assert!(entries.iter().all(|entry| entry.revision == entries[0].revision));
+    }
+}
+
+/// A leader that was deposed without knowing is refused also on keys that its successor never touched.
+pub async fn a_deposed_leader_is_refused_on_untouched_keys(open: &Open) {
+    let stores = [engine(open).await.store, engine(open).await.store];
+    let shutdown = CancellationToken::new();
+    let lease = |n: usize| {
+        let config = lease::Config {
+            name: NodeName(format!("root-{n}")),
+            process: format!("process {n}"),
+            lease_time: Duration::from_secs(600),
+        };
+        Lease::run(stores[n].clone(), config, shutdown.clone())
+    };
+    let first = lease(0);
+    let epoch = first.leading().wait_for(Option::is_some).await.unwrap().unwrap();
+    let guards = first.fence().guards(epoch).unwrap();
+    stores[0].commit(&guards, &[put("assignment/a", "1")]).await.unwrap();
+    // The process stops here, as if paused: what it holds is older than it knows.
+    let record = stores[1].get(keys::LEASE_EPOCH).await.unwrap().unwrap();
+    let guard = at(keys::LEASE_EPOCH, record.revision);
+    stores[1].commit(&[guard], &[Write::Put(record.key, record.value)]).await.unwrap();
+    for key in ["assignment/a", "assignment/never", "serving/never"] {
+        for write in [put(key, "late"), delete(key)] {
+            let refused = stores[0].commit(&guards, &[write]).await;
+            assert!(
+                matches!(&refused, Err(Error::Conflict(Guard::At(key, _))) if key == keys::LEASE_EPOCH),
+                "{refused:?}"
+            );
+        }
+    }
+    assert_eq!(stores[1].get("assignment/a").await.unwrap().unwrap().value, "1");
+    assert_eq!(stores[1].get("assignment/never").await.unwrap(), None);
+    shutdown.cancel();
 }

@@ -48,8 +48,11 @@ pub struct EngineOptions {
     pub append_queue_bytes_max: usize,
     /// Calls of `append` that wait for the next group commit. Default 1,024.
     pub append_queue_max: usize,
-    /// How long a message id is remembered at least. Default one hour.
+    /// How long a message id is remembered at least, unless there are too many. Default one hour.
     pub message_id_retention: Duration,
+    /// Message ids that are remembered at most, of all logs, give or take a tenth; beyond it the oldest
+    /// are forgotten first, and a batch that is sent again so late is written again. Default 1,000,000.
+    pub message_ids_max: u64,
     /// Tasks that the work queue keeps, of all kinds and in any state; at this many a push is refused
     /// with [`Error::QueueFull`]. Default 100,000.
     pub tasks_max: u64,
@@ -80,6 +83,7 @@ impl Default for EngineOptions {
             append_queue_bytes_max: 256 << 20,
             append_queue_max: 1_024,
             message_id_retention: Duration::from_secs(3_600),
+            message_ids_max: 1_000_000,
             tasks_max: 100_000,
             tasks_done_max: 10_000,
             tasks_done_retention: Duration::from_secs(3_600),

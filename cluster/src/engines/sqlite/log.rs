@@ -45,7 +45,7 @@ pub(super) struct Shared {
 
 impl SqliteLog {
     pub(super) fn new(database: Arc<Database>, options: &EngineOptions, ends: Ends, tasks: Arc<Tasks>) -> Self {
-        let appends = Appends::start(options, Writer::new(database.clone(), options.clone()));
+        let appends = Appends::start(options, Writer::new(database.clone(), options));
         Self { shared: Arc::new(Shared { database, ends, _tasks: tasks }), appends }
     }
 }

@@ -19,19 +19,64 @@ use crate::shard_log::Appended;
 
 /// Rows per statement; SQLite allows 32,766 parameters.
 const STATEMENT_ROWS_MAX: usize = 128;
-/// How often message ids past their time are deleted, and how many at a time.
-const EXPIRY: (Duration, u32) = (Duration::from_secs(10), 20_000);
+/// How often message ids past their time are deleted, at the latest.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
+/// After so many new message ids they are deleted earlier, and at most twice as many at a time.
+const EXPIRY_COUNT: u64 = 10_000;
 
 /// Writes groups.
 pub(super) struct Writer {
     database: Arc<Database>,
-    options: EngineOptions,
-    expired_at: Instant,
+    log_bytes_max: u64,
+    expiry: Expiry,
 }
 
 impl Writer {
-    pub(super) fn new(database: Arc<Database>, options: EngineOptions) -> Self {
-        Self { database, options, expired_at: Instant::now() }
+    pub(super) fn new(database: Arc<Database>, options: &EngineOptions) -> Self {
+        let expiry = Expiry {
+            retention_ms: u64::try_from(options.message_id_retention.as_millis()).unwrap_or(u64::MAX),
+            count_max: options.message_ids_max,
+            expired_at: Instant::now(),
+            named: 0,
+        };
+        Self { database, log_bytes_max: options.log_bytes_max, expiry }
+    }
+}
+
+/// Forgets message ids that are too old or too many, every now and then.
+struct Expiry {
+    retention_ms: u64,
+    count_max: u64,
+    expired_at: Instant,
+    /// Message ids written since.
+    named: u64,
+}
+
+impl Expiry {
+    /// The oldest first, of all logs.
+    async fn expire(
+        &mut self,
+        connection: &mut SqliteConnection,
+        rows: &[NewRow],
+        now_ms: u64,
+    ) -> Result<(), sqlx::Error> {
+        self.named += rows.iter().filter(|row| row.message_id.is_some()).count() as u64;
+        if self.named <= EXPIRY_COUNT.min(self.count_max / 10) && self.expired_at.elapsed() <= EXPIRY_INTERVAL {
+            return Ok(());
+        }
+        sqlx::query(
+            "DELETE FROM message_ids WHERE (log, message_id) IN (
+               SELECT log, message_id FROM message_ids WHERE time_ms < ?1
+                 OR time_ms <= (SELECT time_ms FROM message_ids ORDER BY time_ms DESC LIMIT 1 OFFSET ?2)
+               ORDER BY time_ms LIMIT ?3)",
+        )
+        .bind(now_ms.saturating_sub(self.retention_ms).cast_signed())
+        .bind(self.count_max.cast_signed())
+        .bind((2 * EXPIRY_COUNT).cast_signed())
+        .execute(connection)
+        .await?;
+        (self.expired_at, self.named) = (Instant::now(), 0);
+        Ok(())
     }
 }
 
@@ -45,7 +90,7 @@ impl GroupCommit for Writer {
         let mut known = read_known(connection, &heads, &batches).await.map_err(failed())?;
         let held = held(connection, batches.iter().filter_map(|batch| batch.claim)).await.map_err(failed())?;
         let now = now_ms();
-        let (results, rows) = plan(&mut heads, &mut known, &held, batches, now, self.options.log_bytes_max);
+        let (results, rows) = plan(&mut heads, &mut known, &held, batches, now, self.log_bytes_max);
         if rows.is_empty() {
             transaction.rollback().await;
             return Ok(results);
@@ -54,11 +99,7 @@ impl GroupCommit for Writer {
         insert_known(connection, &rows).await.map_err(failed())?;
         let touched = heads.into_values().filter(|head| rows.iter().any(|row| row.log == head.log)).collect::<Vec<_>>();
         update_heads(connection, &touched).await.map_err(failed())?;
-        if self.expired_at.elapsed() > EXPIRY.0 {
-            let retention_ms = u64::try_from(self.options.message_id_retention.as_millis()).unwrap_or(u64::MAX);
-            expire(connection, now.saturating_sub(retention_ms)).await.map_err(failed())?;
-            self.expired_at = Instant::now();
-        }
+        self.expiry.expire(connection, &rows, now).await.map_err(failed())?;
         let bytes = rows.iter().map(|row| row.encoded.bytes.len() as u64).sum();
         transaction.commit(bytes).await?;
         Ok(results)
@@ -205,13 +246,6 @@ async fn update_heads(connection: &mut SqliteConnection, heads: &[LogHead]) -> R
         }
         query.execute(&mut *connection).await?;
     }
-    Ok(())
-}
-
-async fn expire(connection: &mut SqliteConnection, before_ms: u64) -> Result<(), sqlx::Error> {
-    let statement = "DELETE FROM message_ids WHERE (log, message_id) IN
-        (SELECT log, message_id FROM message_ids WHERE time_ms < ?1 ORDER BY time_ms LIMIT ?2)";
-    sqlx::query(statement).bind(before_ms.cast_signed()).bind(EXPIRY.1).execute(connection).await?;
     Ok(())
 }
 
