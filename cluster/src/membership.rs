@@ -105,7 +105,7 @@ impl Heart {
             Some(revision) => Guard::At(self.key.clone(), revision),
             None => Guard::Absent(self.key.clone()),
         };
-        match self.store.commit(&[guard], &[Write::Put(self.key.clone(), encode(&self.record))]).await {
+        match self.store.commit_unhurried(&[guard], &[Write::Put(self.key.clone(), encode(&self.record))]).await {
             Ok(revision) => {
                 self.revision = Some(revision);
                 Ok(true)

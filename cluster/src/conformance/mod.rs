@@ -37,7 +37,7 @@ macro_rules! conformance_suite {
             guards_decide_commits, lists_are_sorted_and_of_one_revision, no_increment_is_lost,
             watches_miss_nothing_and_keep_the_order, a_late_watch_gets_a_snapshot_again, limits_are_kept,
             entries_outlive_the_engine, a_commit_over_several_keys_loses_to_another,
-            a_deposed_leader_is_refused_on_untouched_keys);
+            a_deposed_leader_is_refused_on_untouched_keys, unhurried_commits_are_seen_too);
         $crate::conformance_suite!($fresh, logs:
             concurrent_appends_are_tailed_without_gaps, a_message_id_is_one_entry, trimming_frees_and_tells,
             a_full_log_refuses, an_index_has_a_limit_of_its_own, a_deposed_leader_is_refused_everywhere, a_removed_log_is_gone,

@@ -323,3 +323,26 @@ pub async fn a_deposed_leader_is_refused_on_untouched_keys(open: &Open) {
     assert_eq!(stores[1].get("assignment/never").await.unwrap(), None);
     shutdown.cancel();
 }
+
+/// Commits that are not urgent reach every watch all the same, in order with the others.
+pub async fn unhurried_commits_are_seen_too(open: &Open) {
+    let stores = [engine(open).await.store, engine(open).await.store];
+    let first = stores[0].commit_unhurried(&[absent("beat/0")], &[put("beat/0", "0")]).await.unwrap();
+    let mut followers: Vec<Follower> = stores.iter().map(|store| Follower::new(store.watch("beat/"))).collect();
+    let mut last = first;
+    for n in 1..=3 {
+        last = stores[n % 2].commit_unhurried(&[at("beat/0", last)], &[put("beat/0", n.to_string())]).await.unwrap();
+    }
+    assert!(matches!(stores[1].commit_unhurried(&[at("beat/0", first)], &[]).await, Err(Error::Conflict(_))));
+    for follower in &mut followers {
+        follower.follow_to(last).await;
+        assert_eq!(follower.entries["beat/0"].value, "3");
+    }
+    // One that is urgent takes along what came before.
+    stores[0].commit_unhurried(&[], &[put("beat/1", "")]).await.unwrap();
+    last = stores[1].commit(&[], &[put("beat/2", "")]).await.unwrap();
+    for follower in &mut followers {
+        follower.follow_to(last).await;
+        assert_eq!(follower.entries.keys().collect::<Vec<_>>(), ["beat/0", "beat/1", "beat/2"]);
+    }
+}

@@ -15,7 +15,7 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Connection, Row};
 use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 
-use super::bell::{Bell, Tone};
+use super::bell::{Bell, Tones};
 use super::failure::of_sql;
 use super::turn::{Held, Turnstile, lock, open_lock};
 use crate::Error;
@@ -29,6 +29,8 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 const CHECKPOINT_BYTES: u64 = 4 << 20;
 /// Size of the write-ahead log at which writers are held up until it starts over.
 const WAL_BYTES_MAX: u64 = 64 << 20;
+/// How late a soft ring is heard at most, give or take one look at the bell.
+const SOFT_DELAY: Duration = Duration::from_secs(1);
 /// What a commit writes besides its contents: about four pages.
 const COMMIT_BYTES: u64 = 16 << 10;
 
@@ -157,19 +159,29 @@ impl Database {
         Ok(())
     }
 
-    /// Tells this process that the file may have changed.
+    /// Tells this process that the file may have changed. Everything committed before is seen by whoever
+    /// follows the file and is woken.
     pub(super) fn wake(&self) {
         self.changes.send_modify(|changes| *changes += 1);
     }
 
-    /// Whether another process has committed since the tone that was heard last.
+    /// Whether this process should look for what others have committed since it listened last.
     ///
     /// Our own rings do not count: each is followed by a wake of our own, and what another had rung
-    /// before, so that ours drowned it, was committed before that wake.
-    pub(super) fn rung_by_another(&self, heard: &mut Option<Tone>) -> bool {
-        let tone = self.bell.tone();
-        let before = std::mem::replace(heard, tone);
-        tone != before && !tone.is_some_and(|tone| self.bell.is_own(&tone))
+    /// before, so that ours drowned it, was committed before that wake. Soft rings count, our own too,
+    /// when nothing else has woken us for a while.
+    pub(super) fn listen(&self, heard: &mut Heard) -> bool {
+        let tones = self.bell.tones();
+        let before = std::mem::replace(&mut heard.tones, tones);
+        let wakes = *self.changes.borrow();
+        if std::mem::replace(&mut heard.wakes, wakes) != wakes {
+            heard.woken_at = Instant::now();
+            heard.soft = false;
+        }
+        let loud = tones.map(|tones| tones.loud);
+        heard.soft |= tones.map(|tones| tones.soft) != before.map(|tones| tones.soft);
+        let rung = loud != before.map(|tones| tones.loud) && !loud.is_some_and(|tone| self.bell.is_own(&tone));
+        rung || heard.soft && heard.woken_at.elapsed() >= SOFT_DELAY
     }
 
     /// The present size of the write-ahead log.
@@ -191,6 +203,22 @@ impl Database {
     }
 }
 
+/// What a process has heard of a file.
+#[derive(Debug)]
+pub(super) struct Heard {
+    tones: Option<Tones>,
+    /// A soft ring since the last wake.
+    soft: bool,
+    wakes: u64,
+    woken_at: Instant,
+}
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self { tones: None, soft: true, wakes: 0, woken_at: Instant::now() }
+    }
+}
+
 /// A transaction that writes. Dropped without a commit it is rolled back, at the price of a new
 /// connection for the next one; [`Transaction::rollback`] is cheaper.
 pub(super) struct Transaction<'a> {
@@ -205,9 +233,17 @@ impl Transaction<'_> {
     pub(super) async fn commit(self, bytes: u64) -> Result<(), Error> {
         let database = self.database;
         self.commit_quietly(bytes).await?;
-        // First the others, then ourselves: see `rung_by_another`.
+        // First the others, then ourselves: see `listen`.
         database.bell.ring();
         database.wake();
+        Ok(())
+    }
+
+    /// Commits what others may hear of later.
+    pub(super) async fn commit_softly(self, bytes: u64) -> Result<(), Error> {
+        let database = self.database;
+        self.commit_quietly(bytes).await?;
+        database.bell.ring_softly();
         Ok(())
     }
 

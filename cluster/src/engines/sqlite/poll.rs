@@ -2,7 +2,7 @@
 //!
 //! One thread per process reads the [`bell`](super::bell) of both files about every 50 ms. It is a
 //! plain thread, since a timer of the runtime costs several thread switches per tick, and an idle
-//! node's cost is little else. Every other second a task asks SQLite itself, whose
+//! node's cost is little else. When nothing was heard for two seconds a task asks SQLite itself, whose
 //! `PRAGMA data_version` changes when another connection has committed, in case somebody died between
 //! the commit and the ring. A file that nobody watches is left alone.
 
@@ -18,7 +18,7 @@ use sqlx::sqlite::SqliteConnection;
 use tokio::time::MissedTickBehavior;
 use trawl_proto::{Generation, Incarnation, Seq, ShardKey};
 
-use super::database::Database;
+use super::database::{Database, Heard};
 use crate::Error;
 use crate::engines::reading::Ends;
 
@@ -38,12 +38,12 @@ impl Listener {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = thread::Builder::new().name("trawl-poll".to_owned()).spawn(move || {
-            let (mut store_tone, mut logs_tone) = (None, None);
+            let (mut store_heard, mut logs_heard) = (Heard::default(), Heard::default());
             while !stopped.load(Ordering::Relaxed) {
-                if store.changes.receiver_count() > 0 && store.rung_by_another(&mut store_tone) {
+                if store.changes.receiver_count() > 0 && store.listen(&mut store_heard) {
                     store.wake();
                 }
-                if ends.receiver_count() > 0 && logs.rung_by_another(&mut logs_tone) {
+                if ends.receiver_count() > 0 && logs.listen(&mut logs_heard) {
                     logs.wake();
                 }
                 thread::park_timeout(interval);
@@ -120,16 +120,23 @@ struct Watched {
     connection: Option<SqliteConnection>,
     /// As last seen on this very connection; the numbers of different connections do not compare.
     version: Option<i64>,
+    /// The wakes counted when it was asked last.
+    wakes: u64,
     failing: bool,
 }
 
 impl Watched {
     fn new(database: Arc<Database>) -> Self {
-        Self { database, connection: None, version: None, failing: false }
+        Self { database, connection: None, version: None, wakes: 0, failing: false }
     }
 
-    /// Whether the file may have changed since the last call.
+    /// Whether the file may have changed since the last call. Not asked when something has woken us
+    /// since: who was woken has seen whatever else there was.
     async fn changed(&mut self) -> bool {
+        let wakes = *self.database.changes.borrow();
+        if std::mem::replace(&mut self.wakes, wakes) != wakes {
+            return false;
+        }
         match self.version_now().await {
             Ok(version) => {
                 if std::mem::take(&mut self.failing) {

@@ -56,16 +56,26 @@ impl Store for SqliteStore {
     }
 
     async fn commit(&self, guards: &[Guard], writes: &[Write]) -> Result<Revision, Error> {
+        self.commit(guards, writes, false).await
+    }
+
+    async fn commit_unhurried(&self, guards: &[Guard], writes: &[Write]) -> Result<Revision, Error> {
+        self.commit(guards, writes, true).await
+    }
+}
+
+impl SqliteStore {
+    async fn commit(&self, guards: &[Guard], writes: &[Write], unhurried: bool) -> Result<Revision, Error> {
         check_sizes(writes, self.shared.options.value_bytes_max)?;
         let (shared, guards, writes) = (self.shared.clone(), guards.to_vec(), writes.to_vec());
         // In a task of its own, so that a caller that gives up leaves no transaction half done.
-        let committed = tokio::spawn(async move { shared.commit(&guards, &writes).await }).await;
+        let committed = tokio::spawn(async move { shared.commit(&guards, &writes, unhurried).await }).await;
         committed.map_err(|error| unavailable("commit was cut off", error))?
     }
 }
 
 impl Shared {
-    async fn commit(&self, guards: &[Guard], writes: &[Write]) -> Result<Revision, Error> {
+    async fn commit(&self, guards: &[Guard], writes: &[Write], unhurried: bool) -> Result<Revision, Error> {
         let failed = || self.database.error("write to");
         let mut transaction = self.database.begin().await?;
         let connection = &mut transaction.connection;
@@ -75,14 +85,20 @@ impl Shared {
         }
         let (revision, changed) = write(connection, writes).await.map_err(failed())?;
         if !changed {
-            // Nothing was there to delete: no revision is spent.
+            // Nothing was there to delete: no revision is spent. The present one may be another's of which
+            // our watches have not heard.
             transaction.rollback().await;
+            self.database.wake();
             return Ok(Revision(revision.0 - 1));
         }
         if writes.iter().any(|write| matches!(write, Write::Delete(_))) {
             prune(connection, self.options.tombstones_max).await.map_err(failed())?;
         }
-        transaction.commit(writes.iter().map(size).sum()).await?;
+        let bytes = writes.iter().map(size).sum();
+        match unhurried {
+            true => transaction.commit_softly(bytes).await?,
+            false => transaction.commit(bytes).await?,
+        }
         Ok(revision)
     }
 }
