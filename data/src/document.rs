@@ -9,6 +9,7 @@
 mod coerce;
 mod json;
 mod query;
+pub mod update;
 mod walk;
 
 use std::net::Ipv6Addr;

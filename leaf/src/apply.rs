@@ -17,13 +17,15 @@ pub mod rows;
 pub mod state;
 pub mod tokens;
 pub mod tombstones;
+pub mod update;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-
+use bytes::Bytes;
 use prost::Message;
+use tantivy::schema::Value;
 use tantivy::{IndexWriter, Term};
 use trawl_cluster::shard_log::{Record, chain};
 use trawl_data::mapping::{FIELDS_MAX, Mapping};
@@ -35,8 +37,9 @@ use self::decide::{Effect, Known, Stamp, decide, rejected};
 use self::draft::{Draft, HiddenValues, error};
 use self::isolation::{Drafted, Drafter, Failure, Limits, Ticket};
 use self::layout::Layout;
-use self::pending::Pending;
+use self::pending::{Pending, Touched};
 use self::state::State;
+use self::update::{Present, Resolved, resolve};
 use crate::ShardSearcher;
 use crate::error::Error;
 use crate::index::{IdLookup, ReplicaDir, ShardIndex, commit};
@@ -48,6 +51,8 @@ const POISON: &str = "poison_exception";
 const ID_BYTES_MAX: usize = 512;
 /// Larger rows are not drafted ahead, in bytes: two of them at once would take much memory.
 const AHEAD_BYTES_MAX: usize = 2 << 20;
+/// See [`Core::keep_sources_within`].
+const SOURCE_BYTES_MAX: usize = 16 << 20;
 /// The apply rules that this program knows.
 pub const APPLY_VERSION: u32 = 1;
 
@@ -64,6 +69,9 @@ pub enum Stop {
     Error(Error),
     /// The index needs this many spare text fields first.
     Spares(u32),
+    /// The row updates documents that only a commit shows again. Nothing of it was applied: unlike with
+    /// the others, the core goes on behind a commit.
+    Commit,
     /// The index is empty and should be made for the mapping version of the first row.
     Schema(u64),
 }
@@ -83,6 +91,7 @@ pub struct Core {
     committed: Generation,
     writer: Option<IndexWriter>,
     writer_bytes: usize,
+    source_bytes_max: usize,
     lookup: IdLookup,
     pending: Arc<Pending>,
     layout: Arc<Layout>,
@@ -141,6 +150,7 @@ impl Core {
             state,
             writer: None,
             writer_bytes,
+            source_bytes_max: SOURCE_BYTES_MAX,
             lookup,
             pending,
             layout: Arc::new(layout),
@@ -184,6 +194,12 @@ impl Core {
         &self.state
     }
 
+    /// Keeps at most about so many bytes of documents that are not committed for updates of them;
+    /// beyond, such an update needs a commit first.
+    pub fn keep_sources_within(&mut self, bytes_max: usize) {
+        self.source_bytes_max = bytes_max;
+    }
+
     /// Whether an index writer is open.
     pub fn has_writer(&self) -> bool {
         self.writer.is_some()
@@ -204,6 +220,10 @@ impl Core {
             None => Arc::new(decode(record)?),
         };
         self.check(record, &batch)?;
+        let has_updates = batch.operations.iter().any(|operation| operation.kind() == Kind::Update);
+        if has_updates && self.lacks_sources(&batch) {
+            return Err(Stop::Commit);
+        }
         if record.mapping_version != self.state.mapping_version {
             self.change_mapping(record)?;
         }
@@ -212,7 +232,7 @@ impl Core {
             None => self.prepare(record, batch.clone())?,
         };
         let drafts = self.drafts(record, prepared)?;
-        if let Some(next) = next {
+        if let Some(next) = next.filter(|_| !has_updates) {
             self.draft_ahead(next);
         }
         self.state.at.incarnation = record.incarnation;
@@ -224,8 +244,13 @@ impl Core {
             outcomes.push(self.apply_operation(operation, drafted, seq)?);
             self.state.at.seq = seq;
         }
+        // Updated documents are drafted as they come, so the next row had to wait.
+        if let Some(next) = next.filter(|_| has_updates) {
+            self.draft_ahead(next);
+        }
         self.state.chain = record.chain;
         self.state.rows.push(record.last, record.chain);
+        self.pending.keep_sources_within(self.source_bytes_max);
         if self.state.keys.version() != keys_version {
             self.renew_fields();
         }
@@ -380,10 +405,20 @@ impl Core {
     }
 
     fn apply_operation(&mut self, operation: &Operation, drafted: Drafted, seq: Seq) -> Result<Outcome, Stop> {
+        let written;
+        let (operation, drafted) = match (operation.kind(), drafted) {
+            (Kind::Update, None) => match self.resolve_update(operation, seq)? {
+                Resolved::Outcome(outcome) => return Ok(outcome),
+                Resolved::Write(operation) => {
+                    written = Arc::new(Batch { operations: vec![operation] });
+                    (&written.operations[0], self.draft_alone(&written, seq)?)
+                }
+            },
+            (_, drafted) => (operation, drafted),
+        };
         let draft = match (operation.kind(), drafted) {
             (_, Some(drafted)) => drafted.map(Some),
             (Kind::Delete, None) => Ok(None),
-            (Kind::Update, None) => Err(error("illegal_argument_exception", "updates are not applied yet")),
             _ => Err(error("illegal_argument_exception", "the operation has no kind")),
         };
         let draft = match draft.and_then(|draft| self.validate(operation, draft)) {
@@ -402,7 +437,7 @@ impl Core {
                 }
                 let stamp = Stamp { seq: seq.0, primary_term, version };
                 self.state.tombstones.insert(&operation.id, stamp, self.state.time_ms);
-                self.pending.insert(&operation.id, None, 0);
+                self.pending.delete(&operation.id);
             }
             Effect::Put { version, replaces } => {
                 let Some(draft) = draft else { return Ok(outcome) };
@@ -430,7 +465,9 @@ impl Core {
                 }
                 self.state.tombstones.remove(&operation.id);
                 let stamp = Stamp { seq: seq.0, primary_term, version };
-                self.pending.insert(&operation.id, Some(stamp), operation.source.len());
+                // A copy, so that one document does not hold the memory of its whole row.
+                let source = Some(Bytes::copy_from_slice(&operation.source));
+                self.pending.put(&operation.id, Touched { stamp, routing: operation.routing.clone(), source });
             }
         }
         Ok(outcome)
@@ -470,6 +507,47 @@ impl Core {
                 None => Known::Absent,
             },
         })
+    }
+
+    /// What an update comes to, given the document as it stands now.
+    fn resolve_update(&self, operation: &Operation, seq: Seq) -> Result<Resolved, Error> {
+        let known = self.known(&operation.id)?;
+        let present = match known {
+            Known::Live(_) => Some(self.present(&operation.id)?),
+            Known::Absent | Known::Deleted(_) => None,
+        };
+        Ok(resolve(known, present.as_ref(), operation, seq.0))
+    }
+
+    /// A live document.
+    fn present(&self, id: &str) -> Result<Present, Error> {
+        let lost = || Error::Damaged(format!("the source of document {id:?} is not there"));
+        if let Some(Some(touched)) = self.pending.document(id) {
+            return Ok(Present { source: touched.source.ok_or_else(lost)?, routing: touched.routing });
+        }
+        let hidden = &self.index.physical.hidden;
+        let stored = self.lookup.document(id)?.ok_or_else(lost)?;
+        let first = |field| stored.get_first(field).map(|value| value.as_value());
+        let source = first(hidden.source).and_then(|value| value.as_bytes()).ok_or_else(lost)?;
+        let routing = first(hidden.routing).and_then(|value| value.as_str()).map(str::to_owned);
+        Ok(Present { source: Bytes::copy_from_slice(source), routing })
+    }
+
+    /// Whether the row updates a document whose source only a commit shows again.
+    fn lacks_sources(&self, batch: &Batch) -> bool {
+        let mut updates = batch.operations.iter().filter(|operation| operation.kind() == Kind::Update);
+        updates.any(|operation| self.pending.lacks_source(&operation.id))
+    }
+
+    /// Drafts the one operation that an update has become.
+    fn draft_alone(&mut self, batch: &Arc<Batch>, seq: Seq) -> Result<Drafted, Error> {
+        let at = Generation { incarnation: self.state.at.incarnation, seq };
+        let ticket = self.drafter.begin(&self.layout, batch, Vec::new())?;
+        let drafts = self.drafter.finish(ticket, |_| false).map_err(|failure| match failure {
+            Failure::Poison(_, reason) => Error::Poison { at, reason },
+            Failure::Error(error) => error,
+        })?;
+        Ok(drafts.into_iter().next().flatten())
     }
 
     fn remove(&mut self, id: &str) {

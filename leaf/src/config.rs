@@ -50,6 +50,9 @@ pub struct Config {
     pub pending_max: usize,
     /// Bytes of documents applied but not committed; more force a commit. Default 256 MiB.
     pub pending_bytes_max: u64,
+    /// Bytes of documents applied but not committed that a replica keeps in memory for updates of them;
+    /// beyond, such an update forces a commit. Default 16 MiB.
+    pub pending_source_bytes_max: usize,
     /// Recent outcomes that a replica remembers for roots that ask. Default 100,000.
     pub outcomes_max: usize,
     /// Bytes of log rows read at a time. Default 4 MiB.
@@ -99,6 +102,7 @@ impl Config {
             apply_threads: cores.max(2),
             pending_max: 100_000,
             pending_bytes_max: 256 << 20,
+            pending_source_bytes_max: 16 << 20,
             outcomes_max: 100_000,
             read_bytes: 4 << 20,
             heads_interval: Duration::from_millis(200),

@@ -25,8 +25,8 @@ use tantivy::indexer::{IndexWriterOptions, LogMergePolicy};
 use tantivy::schema::IndexRecordOption;
 use tantivy::tokenizer::TextAnalyzer;
 use tantivy::{
-    DocSet, Index, IndexReader, IndexSettings, IndexWriter, InvertedIndexReader, ReloadPolicy, Searcher, TERMINATED,
-    TantivyDocument, TantivyError, Term,
+    DocAddress, DocId, DocSet, Index, IndexReader, IndexSettings, IndexWriter, InvertedIndexReader, ReloadPolicy,
+    Searcher, SegmentOrdinal, TERMINATED, TantivyDocument, TantivyError, Term,
 };
 use trawl_proto::v1;
 
@@ -283,6 +283,7 @@ pub fn decode_payload(text: &str) -> Result<v1::CommitPayload, Error> {
 /// Finds documents of one searcher by `_id`.
 pub struct IdLookup {
     id: tantivy::schema::Field,
+    searcher: Searcher,
     segments: Vec<IdSegment>,
 }
 
@@ -312,25 +313,39 @@ impl IdLookup {
                 })
             })
             .collect::<Result<_, TantivyError>>()?;
-        Ok(Self { id, segments })
+        Ok(Self { id, searcher: searcher.clone(), segments })
     }
 
     /// Where the document stands, if it is live.
     pub fn find(&self, id: &str) -> Result<Option<Stamp>, Error> {
+        Ok(self.locate(id)?.map(|(segment, doc)| {
+            let segment = &self.segments[segment];
+            let first = |column: &Column<u64>| column.first(doc).unwrap_or_default();
+            Stamp {
+                seq: first(&segment.seq_no),
+                primary_term: first(&segment.primary_term),
+                version: first(&segment.version),
+            }
+        }))
+    }
+
+    /// The document as it is stored, if it is live.
+    pub fn document(&self, id: &str) -> Result<Option<TantivyDocument>, Error> {
+        let Some((segment, doc)) = self.locate(id)? else { return Ok(None) };
+        Ok(Some(self.searcher.doc(DocAddress::new(segment as SegmentOrdinal, doc))?))
+    }
+
+    /// Segment and number of the live document.
+    fn locate(&self, id: &str) -> Result<Option<(usize, DocId)>, Error> {
         let term = Term::from_field_text(self.id, id);
-        for segment in self.segments.iter().rev() {
+        for (number, segment) in self.segments.iter().enumerate().rev() {
             let Some(info) = segment.ids.get_term_info(&term).map_err(TantivyError::from)? else { continue };
             let mut postings =
                 segment.ids.read_postings_from_terminfo(&info, IndexRecordOption::Basic).map_err(TantivyError::from)?;
             let mut doc = postings.doc();
             while doc != TERMINATED {
                 if segment.alive.as_ref().is_none_or(|alive| alive.is_alive(doc)) {
-                    let first = |column: &Column<u64>| column.first(doc).unwrap_or_default();
-                    return Ok(Some(Stamp {
-                        seq: first(&segment.seq_no),
-                        primary_term: first(&segment.primary_term),
-                        version: first(&segment.version),
-                    }));
+                    return Ok(Some((number, doc)));
                 }
                 doc = postings.advance();
             }

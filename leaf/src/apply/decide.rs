@@ -2,7 +2,8 @@
 //!
 //! Results, versions and the wording of conflicts are Elasticsearch's.
 
-use trawl_proto::v1::{Operation, OperationError, Outcome, operation::Kind, outcome::Result as Came};
+use trawl_proto::v1::operation::{Kind, VersionType};
+use trawl_proto::v1::{Operation, OperationError, Outcome, outcome::Result as Came};
 
 /// Where a document's last operation stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,14 +55,12 @@ pub fn decide(known: Known, operation: &Operation, seq: u64) -> (Outcome, Effect
         Known::Live(stamp) | Known::Deleted(stamp) => stamp.version,
     };
     if let Some(reason) = conflict(known, operation) {
-        let error = OperationError {
-            r#type: "version_conflict_engine_exception".to_owned(),
-            reason: format!("[{}]: version conflict, {reason}", operation.id),
-            caused_by: None,
-        };
-        return (outcome(Came::VersionConflict, seq, before, Some(error)), Effect::Nothing);
+        return (conflicting(operation, seq, before, &reason), Effect::Nothing);
     }
-    let version = before + 1;
+    let version = match operation.version_type() {
+        VersionType::Internal => before.saturating_add(1),
+        VersionType::External | VersionType::ExternalGte => operation.version.unwrap_or_default(),
+    };
     let exists = matches!(known, Known::Live(_));
     if operation.kind() == Kind::Delete {
         let result = if exists { Came::Deleted } else { Came::NotFound };
@@ -77,7 +76,18 @@ pub fn rejected(seq: u64, error: OperationError) -> Outcome {
     outcome(Came::Rejected, seq, 0, Some(error))
 }
 
-fn conflict(known: Known, operation: &Operation) -> Option<String> {
+/// The outcome of an operation that must not be carried out, and why.
+pub fn conflicting(operation: &Operation, seq: u64, version: u64, reason: &str) -> Outcome {
+    let error = OperationError {
+        r#type: "version_conflict_engine_exception".to_owned(),
+        reason: format!("[{}]: version conflict, {reason}", operation.id),
+        caused_by: None,
+    };
+    outcome(Came::VersionConflict, seq, version, Some(error))
+}
+
+/// Why the conditions on the document's position or version do not hold.
+pub fn conflict(known: Known, operation: &Operation) -> Option<String> {
     if let (Some(seq), Some(term)) = (operation.if_seq_no, operation.if_primary_term) {
         let required = format!("required seqNo [{seq}], primary term [{term}].");
         match known {
@@ -91,6 +101,20 @@ fn conflict(known: Known, operation: &Operation) -> Option<String> {
             Known::Absent | Known::Deleted(_) => return Some(format!("{required} but no document was found")),
         }
     }
+    let given = operation.version.unwrap_or_default();
+    match (operation.version_type(), known) {
+        (VersionType::Internal, _) | (_, Known::Absent) => {}
+        (VersionType::External, Known::Live(Stamp { version, .. }) | Known::Deleted(Stamp { version, .. })) => {
+            if version >= given {
+                return Some(format!("current version [{version}] is higher or equal to the one provided [{given}]"));
+            }
+        }
+        (VersionType::ExternalGte, Known::Live(Stamp { version, .. }) | Known::Deleted(Stamp { version, .. })) => {
+            if version > given {
+                return Some(format!("current version [{version}] is higher than the one provided [{given}]"));
+            }
+        }
+    }
     match known {
         Known::Live(stamp) if operation.kind() == Kind::Create => {
             Some(format!("document already exists (current version [{}])", stamp.version))
@@ -99,7 +123,8 @@ fn conflict(known: Known, operation: &Operation) -> Option<String> {
     }
 }
 
-fn outcome(result: Came, seq: u64, version: u64, error: Option<OperationError>) -> Outcome {
+/// An outcome without more to it.
+pub fn outcome(result: Came, seq: u64, version: u64, error: Option<OperationError>) -> Outcome {
     Outcome { result: result.into(), seq, version, error, ..Outcome::default() }
 }
 
@@ -138,6 +163,42 @@ mod tests {
         assert_eq!(effect, Effect::Put { version: 3, replaces: false });
         let (missing, _) = decide(deleted, &operation(Kind::Delete, None), 3);
         assert_eq!((missing.result(), missing.version), (Came::NotFound, 3));
+    }
+
+    #[test]
+    fn versions_from_outside_may_only_grow() {
+        let given = |kind: Kind, version_type: VersionType, version: u64| Operation {
+            version: Some(version),
+            version_type: version_type.into(),
+            ..operation(kind, None)
+        };
+        let came = |known: Known, operation: &Operation| {
+            let (outcome, effect) = decide(known, operation, 9);
+            (outcome.result(), outcome.version, effect != Effect::Nothing)
+        };
+        let deleted = Known::Deleted(Stamp { seq: 2, primary_term: 1, version: 5 });
+        for known in [live(2, 5), deleted] {
+            let exists = known == live(2, 5);
+            let put = if exists { Came::Updated } else { Came::Created };
+            let removed = if exists { Came::Deleted } else { Came::NotFound };
+            for (kind, fine) in [(Kind::Index, put), (Kind::Delete, removed)] {
+                assert_eq!(came(known, &given(kind, VersionType::External, 6)), (fine, 6, true));
+                assert_eq!(came(known, &given(kind, VersionType::External, 5)), (Came::VersionConflict, 5, false));
+                assert_eq!(came(known, &given(kind, VersionType::ExternalGte, 5)), (fine, 5, true));
+                assert_eq!(came(known, &given(kind, VersionType::ExternalGte, 4)), (Came::VersionConflict, 5, false));
+            }
+        }
+        assert_eq!(came(Known::Absent, &given(Kind::Index, VersionType::External, 0)), (Came::Created, 0, true));
+        assert_eq!(came(Known::Absent, &given(Kind::Delete, VersionType::External, 7)), (Came::NotFound, 7, true));
+        assert_eq!(
+            reason(live(1, 5), &given(Kind::Index, VersionType::External, 5)),
+            "[a]: version conflict, current version [5] is higher or equal to the one provided [5]"
+        );
+        assert_eq!(
+            reason(live(1, 5), &given(Kind::Index, VersionType::ExternalGte, 4)),
+            "[a]: version conflict, current version [5] is higher than the one provided [4]"
+        );
+        assert_eq!(came(live(1, u64::MAX), &operation(Kind::Index, None)), (Came::Updated, u64::MAX, true));
     }
 
     #[test]

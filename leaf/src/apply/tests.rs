@@ -75,6 +75,7 @@ impl Bench {
                     self.core.take().unwrap().recreate(version).unwrap();
                     self.open();
                 }
+                Err(Stop::Commit) => drop(self.commit()),
                 Err(Stop::Error(error)) => panic!("{error}"),
             }
         }

@@ -45,8 +45,10 @@ impl Tail {
         }
         let (shard, dir, pending) = (self.replica.shard().clone(), self.dir.clone(), self.replica.pending.clone());
         let (version, bytes, mappings) = (self.mapping_version, self.shared.config.writer_bytes, (self.mappings)());
+        let source_bytes_max = self.shared.config.pending_source_bytes_max;
         let (core, searcher) = blocking(move || {
             let mut core = Core::open(shard, dir, version, bytes, pending, mappings)?;
+            core.keep_sources_within(source_bytes_max);
             let searcher = core.searcher()?;
             Ok((core, searcher))
         })

@@ -22,7 +22,28 @@ pub struct Outcomes {
 struct Kept {
     result: i32,
     version: u64,
-    error: Option<Box<OperationError>>,
+    /// The whole outcome when there is more to it.
+    more: Option<Box<Outcome>>,
+}
+
+impl Kept {
+    fn new(outcome: Outcome) -> Self {
+        let (result, version) = (outcome.result, outcome.version);
+        let has_more = outcome.error.is_some() || outcome.document_seq != 0;
+        Self { result, version, more: has_more.then(|| Box::new(outcome)) }
+    }
+
+    fn outcome(&self, seq: u64) -> Outcome {
+        match &self.more {
+            Some(outcome) => outcome.as_ref().clone(),
+            None => Outcome { result: self.result, seq, version: self.version, ..Outcome::default() },
+        }
+    }
+
+    /// Bytes beyond those of the small outcome.
+    fn bytes(&self) -> usize {
+        self.more.as_ref().map_or(0, |outcome| size_of::<Outcome>() + outcome.error.as_ref().map_or(0, size))
+    }
 }
 
 impl Outcomes {
@@ -43,12 +64,12 @@ impl Outcomes {
                 self.clear();
                 self.first = outcome.seq;
             }
-            self.error_bytes += outcome.error.as_ref().map_or(0, size);
-            let error = outcome.error.map(Box::new);
-            self.kept.push_back(Kept { result: outcome.result, version: outcome.version, error });
+            let kept = Kept::new(outcome);
+            self.error_bytes += kept.bytes();
+            self.kept.push_back(kept);
             while self.kept.len() > self.kept_max || (self.error_bytes > ERROR_BYTES_MAX && self.kept.len() > 1) {
                 if let Some(oldest) = self.kept.pop_front() {
-                    self.error_bytes -= oldest.error.as_deref().map_or(0, size);
+                    self.error_bytes -= oldest.bytes();
                     self.first += 1;
                 }
             }
@@ -65,18 +86,7 @@ impl Outcomes {
     pub fn range(&self, first: u64, last: u64) -> Vec<Outcome> {
         let from = first.max(self.first);
         let skip = usize::try_from(from - self.first).unwrap_or(usize::MAX);
-        self.kept
-            .iter()
-            .skip(skip)
-            .zip(from..=last)
-            .map(|(kept, seq)| Outcome {
-                result: kept.result,
-                seq,
-                version: kept.version,
-                error: kept.error.as_deref().cloned(),
-                ..Outcome::default()
-            })
-            .collect()
+        self.kept.iter().skip(skip).zip(from..=last).map(|(kept, seq)| kept.outcome(seq)).collect()
     }
 }
 

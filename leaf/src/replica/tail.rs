@@ -11,6 +11,7 @@
 //! The core moves to a blocking thread for everything that touches the index and back again, so there
 //! is never more than one user of it and no async worker is blocked.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -84,7 +85,7 @@ impl Tail {
                         continue;
                     }
                     Err(Stop::Error(error)) => error,
-                    Err(Stop::Spares(_) | Stop::Schema(_)) => continue,
+                    Err(Stop::Spares(_) | Stop::Schema(_) | Stop::Commit) => continue,
                 },
                 Err(error) if error.is_damage() => {
                     let Some(recovered) = shutdown.run_until_cancelled(self.recover(error.reason())).await else {
@@ -233,16 +234,22 @@ impl<'a> Opened<'a> {
         let apply = async {
             let _slot = shared.apply_slots.acquire().await;
             blocking(move || {
-                let result = apply(&mut core, rows, &replica, &metrics);
-                Ok((core, result))
+                let mut rows = VecDeque::from(rows);
+                let result = apply(&mut core, &mut rows, &replica, &metrics);
+                Ok((core, rows, result))
             })
             .await
         };
         let (applied, next) = tokio::join!(apply, self.read(after));
-        let (core, result) = applied?;
+        let (core, rest, result) = applied?;
         self.core = Some(core);
         match result {
             Ok(()) => {}
+            Err(Stop::Commit) => {
+                self.commit().await?;
+                // What was read ahead is read again, so that no more rows than that are ever held.
+                return Ok(rest.into());
+            }
             Err(Stop::Error(error)) => return Err(Stop::Error(error)),
             Err(stop) => return Err(self.remake(stop).await?),
         }
@@ -262,6 +269,7 @@ impl<'a> Opened<'a> {
                 Stop::Spares(spares) => core.rebuild(spares)?,
                 Stop::Schema(version) => core.recreate(version)?,
                 Stop::Error(error) => return Err(error),
+                Stop::Commit => {}
             }
             Ok(stop)
         })
@@ -402,11 +410,12 @@ impl Replica {
     }
 }
 
-/// Applies rows on a blocking thread, publishing each row's outcomes as soon as they are known.
-fn apply(core: &mut Core, rows: Vec<Record>, replica: &Replica, metrics: &Metrics) -> Result<(), Stop> {
-    for (place, row) in rows.iter().enumerate() {
+/// Applies rows on a blocking thread, publishing each row's outcomes as soon as they are known. Rows
+/// that were applied are taken out.
+fn apply(core: &mut Core, rows: &mut VecDeque<Record>, replica: &Replica, metrics: &Metrics) -> Result<(), Stop> {
+    while let Some(row) = rows.front() {
         let incarnation = core.applied().incarnation;
-        let outcomes = core.apply(row, rows.get(place + 1))?;
+        let outcomes = core.apply(row, rows.get(1))?;
         metrics.count(&outcomes);
         let mut ring = replica.outcomes.lock();
         if incarnation != row.incarnation {
@@ -415,6 +424,7 @@ fn apply(core: &mut Core, rows: Vec<Record>, replica: &Replica, metrics: &Metric
         ring.push(outcomes);
         drop(ring);
         replica.publish(core);
+        rows.pop_front();
     }
     Ok(())
 }
