@@ -12,8 +12,8 @@ use trawl_leaf::{Config, LeafNode};
 #[command(after_help = "Example: trawl leaf --cluster sqlite:/var/lib/trawl/cluster --grpc 127.0.0.1:9301 \
                         --data-dir /var/lib/trawl/leaf-0 --name leaf-0")]
 pub struct Args {
-    /// The cluster engine, for example sqlite:DIR
-    #[arg(long, env = "TRAWL_CLUSTER", value_name = "URL")]
+    /// The cluster engine: sqlite:DIR or postgres://USER:PASSWORD@HOST:PORT,HOST2:PORT2/DATABASE
+    #[arg(long, env = "TRAWL_CLUSTER", hide_env_values = true, value_name = "URL")]
     pub cluster: String,
 
     /// Address of the gRPC server
@@ -63,7 +63,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let engine = trawl_cluster::connect(&args.cluster, &EngineOptions::default())
         .await
-        .with_context(|| format!("cannot open the cluster engine {}", args.cluster))?;
+        .with_context(|| format!("cannot open the cluster engine {}", trawl_cluster::redacted(&args.cluster)))?;
     let mut registry = Registry::default();
     let node =
         LeafNode::start(config, engine, &mut registry).await.with_context(|| format!("leaf {name} cannot start"))?;

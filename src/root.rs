@@ -14,8 +14,8 @@ use trawl_root::{Config, node::RootNode};
     after_help = "Example: trawl root --cluster sqlite:/var/lib/trawl/cluster --http 127.0.0.1:9200 --name root-0"
 )]
 pub struct Args {
-    /// The cluster engine, for example sqlite:DIR
-    #[arg(long, env = "TRAWL_CLUSTER", value_name = "URL")]
+    /// The cluster engine: sqlite:DIR or postgres://USER:PASSWORD@HOST:PORT,HOST2:PORT2/DATABASE
+    #[arg(long, env = "TRAWL_CLUSTER", hide_env_values = true, value_name = "URL")]
     pub cluster: String,
 
     /// Address of the HTTP server
@@ -43,7 +43,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     config.http_advertise = args.http_advertised;
     let engine = trawl_cluster::connect(&args.cluster, &EngineOptions::default())
         .await
-        .with_context(|| format!("cannot open the cluster engine {}", args.cluster))?;
+        .with_context(|| format!("cannot open the cluster engine {}", trawl_cluster::redacted(&args.cluster)))?;
     let node = RootNode::start(config, engine).await.with_context(|| format!("root {name} cannot start"))?;
     tracing::info!(root = name, http = %node.http_addr(), "root started");
     let health = async {

@@ -21,7 +21,7 @@ pub mod view;
 pub mod work_queue;
 
 pub use dead_letters::DeadLetters;
-pub use engines::{Engine, EngineOptions, connect};
+pub use engines::{Engine, EngineOptions, connect, redacted};
 pub use error::Error;
 pub use lease::{Fence, LEASE_TIME, Lease};
 pub use membership::Membership;

@@ -4,6 +4,7 @@ mod appends;
 mod codec;
 mod failure;
 mod plan;
+mod postgres;
 mod reading;
 mod restart;
 mod sqlite;
@@ -97,19 +98,44 @@ impl Default for EngineOptions {
     }
 }
 
-/// Connects to the engine that the URL names: `sqlite:DIR` (the directory is made when it is missing).
+/// Connects to the engine that the URL names: `sqlite:DIR` (the directory is made when it is missing), or
+/// `postgres://user:password@host:port,host2:port2/database?parameters` (the schema is made).
 ///
 /// # Errors
 /// [`Error::BadUrl`] for a URL of another form; [`Error::Unavailable`] when the engine cannot be
 /// opened; [`Error::Corrupt`] when a newer version of this software has been there.
 pub async fn connect(url: &str, options: &EngineOptions) -> Result<Engine, Error> {
-    match url.strip_prefix("sqlite:") {
-        Some("") => Err(bad_url(url, "sqlite: needs a directory, as in sqlite:trawl-data/cluster")),
-        Some(directory) => sqlite::open(Path::new(directory), options).await,
-        None => Err(bad_url(url, "only sqlite:DIR is supported")),
+    match url.split_once(':') {
+        Some(("sqlite", "")) => Err(bad_url(url, "sqlite: needs a directory, as in sqlite:trawl-data/cluster")),
+        Some(("sqlite", directory)) => sqlite::open(Path::new(directory), options).await,
+        Some(("postgres" | "postgresql", _)) => postgres::open(url, options).await,
+        _ => Err(bad_url(url, "only sqlite:DIR and postgres://… are supported")),
     }
 }
 
 fn bad_url(url: &str, reason: &str) -> Error {
-    Error::BadUrl { url: url.to_owned(), reason: reason.to_owned() }
+    Error::BadUrl { url: redacted(url), reason: reason.to_owned() }
+}
+
+/// The URL without its password, for messages.
+pub fn redacted(url: &str) -> String {
+    let (rest, parameters) = url.split_once('?').map_or((url, None), |(rest, parameters)| (rest, Some(parameters)));
+    let mut told = match (rest.split_once("://"), rest.rsplit_once('@')) {
+        (Some((scheme, _)), Some((login, hosts))) => {
+            let login = login.get(scheme.len() + 3..).unwrap_or_default();
+            match login.split_once(':') {
+                Some((user, _)) => format!("{scheme}://{user}:***@{hosts}"),
+                None => rest.to_owned(),
+            }
+        }
+        _ => rest.to_owned(),
+    };
+    for (n, parameter) in parameters.into_iter().flat_map(|parameters| parameters.split('&')).enumerate() {
+        told.push(if n == 0 { '?' } else { '&' });
+        match parameter.split_once('=') {
+            Some((name, _)) if name == "password" || name == "sslpassword" => told.push_str(&format!("{name}=***")),
+            _ => told.push_str(parameter),
+        }
+    }
+    told
 }

@@ -14,17 +14,25 @@ const KEY_BYTES_MAX: usize = 1_024;
 /// Pauses of a watch while the engine cannot be read: doubling, from and to.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
+/// A revision and the history that it is one of: after a fail-over that lost commits, the same numbers
+/// come again for others. Engines that cannot lose any have but one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Moment {
+    pub(super) revision: Revision,
+    pub(super) history: u64,
+}
+
 /// How an engine reads the store.
 pub(super) trait Entries: Send + Sync + 'static {
     /// Everything under a prefix, sorted, of one moment.
-    fn list(&self, prefix: &str) -> impl Future<Output = Result<(Vec<Entry>, Revision), Error>> + Send;
+    fn list(&self, prefix: &str) -> impl Future<Output = Result<(Vec<Entry>, Moment), Error>> + Send;
 
-    /// What has changed under the prefix after a revision; `None` when that can no longer be told.
+    /// What has changed under the prefix after a moment; `None` when that can no longer be told.
     fn changes(
         &self,
         prefix: &str,
-        after: Revision,
-    ) -> impl Future<Output = Result<Option<(Vec<Update>, Revision)>, Error>> + Send;
+        after: Moment,
+    ) -> impl Future<Output = Result<Option<(Vec<Update>, Moment)>, Error>> + Send;
 }
 
 /// Follows a prefix. `entries` also keeps the other end of `wakes` alive.
@@ -46,7 +54,7 @@ struct Watch<E> {
     wakes: watch::Receiver<u64>,
     entries: Arc<E>,
     prefix: String,
-    seen: Option<Revision>,
+    seen: Option<Moment>,
 }
 
 impl<E: Entries> Watch<E> {
@@ -77,14 +85,14 @@ impl<E: Entries> Watch<E> {
             None => None,
         };
         match changes {
-            Some((updates, revision)) => {
-                self.seen = Some(revision);
-                Ok((!updates.is_empty()).then_some(Change::Changed(updates, revision)))
+            Some((updates, moment)) => {
+                self.seen = Some(moment);
+                Ok((!updates.is_empty()).then_some(Change::Changed(updates, moment.revision)))
             }
             None => {
-                let (entries, revision) = self.entries.list(&self.prefix).await?;
-                self.seen = Some(revision);
-                Ok(Some(Change::Snapshot(entries, revision)))
+                let (entries, moment) = self.entries.list(&self.prefix).await?;
+                self.seen = Some(moment);
+                Ok(Some(Change::Snapshot(entries, moment.revision)))
             }
         }
     }

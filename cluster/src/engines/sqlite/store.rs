@@ -15,7 +15,7 @@ use super::database::Database;
 use super::{EngineOptions, Tasks};
 use crate::Error;
 use crate::engines::failure::unavailable;
-use crate::engines::watching::{Entries, check_sizes, follow, prefix_end};
+use crate::engines::watching::{Entries, Moment, check_sizes, follow, prefix_end};
 use crate::store::{Change, Entry, Guard, Revision, Store, Update, Write};
 
 /// The store of one engine.
@@ -48,7 +48,8 @@ impl Store for SqliteStore {
     }
 
     async fn list(&self, prefix: &str) -> Result<(Vec<Entry>, Revision), Error> {
-        self.shared.list(prefix).await
+        let (entries, Moment { revision, .. }) = self.shared.list(prefix).await?;
+        Ok((entries, revision))
     }
 
     fn watch(&self, prefix: &str) -> BoxStream<'static, Change> {
@@ -105,7 +106,7 @@ impl Shared {
 
 impl Entries for Shared {
     /// One statement, hence one moment.
-    async fn list(&self, prefix: &str) -> Result<(Vec<Entry>, Revision), Error> {
+    async fn list(&self, prefix: &str) -> Result<(Vec<Entry>, Moment), Error> {
         let rows = sqlx::query(
             "SELECT meta.revision, entries.key, entries.value, entries.revision
              FROM meta LEFT JOIN entries ON value IS NOT NULL AND key >= ?1 AND (?2 IS NULL OR key < ?2)
@@ -117,11 +118,12 @@ impl Entries for Shared {
         .await
         .map_err(self.database.error("read"))?;
         let revision = rows.first().map(|row| revision(row, 0)).unwrap_or_default();
-        Ok((rows.iter().filter(|row| has_key(row, 1)).map(|row| entry(row, 1)).collect(), revision))
+        let entries = rows.iter().filter(|row| has_key(row, 1)).map(|row| entry(row, 1)).collect();
+        Ok((entries, Moment { revision, history: 0 }))
     }
 
     /// What has changed under the prefix after a revision; `None` when that can no longer be told.
-    async fn changes(&self, prefix: &str, after: Revision) -> Result<Option<(Vec<Update>, Revision)>, Error> {
+    async fn changes(&self, prefix: &str, after: Moment) -> Result<Option<(Vec<Update>, Moment)>, Error> {
         // The unary plus keeps SQLite from searching by key: few entries are newer, many have the prefix.
         let rows = sqlx::query(
             "SELECT meta.revision, meta.pruned, entries.key, entries.value, entries.revision
@@ -131,7 +133,7 @@ impl Entries for Shared {
         )
         .bind(prefix)
         .bind(prefix_end(prefix))
-        .bind(after.0.cast_signed())
+        .bind(after.revision.0.cast_signed())
         .fetch_all(self.database.readers())
         .await
         .map_err(self.database.error("read"))?;
@@ -140,14 +142,17 @@ impl Entries for Shared {
         };
         let (now, pruned) = (revision(first, 0), revision(first, 1));
         // A revision that went back: somebody put an older copy of the file in place.
-        if after < pruned || now < after {
+        if after.revision < pruned || now < after.revision {
             return Ok(None);
         }
         let update = |row: &SqliteRow| match row.get::<Option<Vec<u8>>, _>(3) {
             Some(_) => Update::Put(entry(row, 2)),
             None => Update::Deleted(row.get(2)),
         };
-        Ok(Some((rows.iter().filter(|row| has_key(row, 2)).map(update).collect(), now)))
+        Ok(Some((
+            rows.iter().filter(|row| has_key(row, 2)).map(update).collect(),
+            Moment { revision: now, history: 0 },
+        )))
     }
 }
 

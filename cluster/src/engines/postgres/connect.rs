@@ -1,0 +1,206 @@
+//! Making connections: to the one of several hosts that takes writes.
+//!
+//! The host that answered last is tried first, then the others in the order of the URL, so a fail-over
+//! is followed. While none will do, who asks is answered at once with the last failure, and a new round
+//! is made after a pause that grows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Row};
+use tokio::time::{Instant, timeout};
+
+use super::failure::of_sql;
+use super::url::{Host, Target};
+use crate::Error;
+use crate::engines::EngineOptions;
+use crate::engines::failure::{Shared, unavailable};
+
+/// Pauses between rounds while no host will do: doubling, from and to.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How long the server may take for one statement that reads.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The oldest server that will do.
+const VERSION_MIN: i32 = 130_000;
+
+/// A connection to a server that takes writes.
+pub(super) struct Session {
+    pub(super) connection: PgConnection,
+    pub(super) host: Host,
+    pub(super) options: PgConnectOptions,
+    /// Which history of the server it sees; see [`Connector::history`].
+    pub(super) history: u64,
+    pub(super) since: Instant,
+}
+
+/// Makes connections.
+pub(super) struct Connector {
+    target: Target,
+    lock_timeout: Duration,
+    /// The host that answered last.
+    preferred: AtomicUsize,
+    outage: Mutex<Option<Outage>>,
+    histories: Mutex<Histories>,
+}
+
+/// No host will do.
+struct Outage {
+    error: Shared,
+    pause: Duration,
+    next: Instant,
+}
+
+/// Every (system identifier, timeline) that was seen, numbered. Failures over are few.
+#[derive(Default)]
+struct Histories {
+    seen: Vec<(String, String)>,
+}
+
+impl Connector {
+    pub(super) fn new(target: Target, options: &EngineOptions) -> Arc<Self> {
+        Arc::new(Self {
+            target,
+            lock_timeout: options.busy_timeout,
+            preferred: AtomicUsize::new(0),
+            outage: Mutex::new(None),
+            histories: Mutex::default(),
+        })
+    }
+
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// The hosts, for messages.
+    pub(super) fn name(&self) -> String {
+        self.target.name()
+    }
+
+    /// Connects, trying each host once.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] tells what is wrong with each host.
+    pub(super) async fn connect(&self) -> Result<Session, Error> {
+        if let Some(outage) = &*self.outage.lock()
+            && Instant::now() < outage.next
+        {
+            return Err(outage.error.again());
+        }
+        let hosts = self.target.hosts.len();
+        let first = self.preferred.load(Ordering::Relaxed);
+        let mut reasons = Vec::new();
+        for n in 0..hosts {
+            let n = (first + n) % hosts;
+            let host = &self.target.hosts[n];
+            let tried = timeout(self.target.connect_timeout, self.try_host(host)).await;
+            match tried.unwrap_or_else(|_| Err(unavailable("cannot connect", "it did not answer in time"))) {
+                Ok(session) => {
+                    self.preferred.store(n, Ordering::Relaxed);
+                    if self.outage.lock().take().is_some() {
+                        tracing::info!(%host, "connected to PostgreSQL again");
+                    }
+                    return Ok(session);
+                }
+                Err(error @ Error::Corrupt(_)) => return Err(error),
+                Err(error) => reasons.push(error.to_string()),
+            }
+        }
+        Err(self.failed(reasons.join("; ")))
+    }
+
+    fn failed(&self, reason: String) -> Error {
+        let mut outage = self.outage.lock();
+        let pause = outage.as_ref().map_or(PAUSES.0, |outage| (outage.pause * 2).min(PAUSES.1));
+        if outage.is_none() {
+            tracing::warn!(reason, "no PostgreSQL server will do");
+        }
+        let error = Shared::new(unavailable("cannot connect to PostgreSQL", reason));
+        let told = error.again();
+        *outage = Some(Outage { error, pause, next: Instant::now() + pause });
+        told
+    }
+
+    async fn try_host(&self, host: &Host) -> Result<Session, Error> {
+        let name = host.to_string();
+        let failed = |doing: &'static str| {
+            let name = name.clone();
+            move |error| of_sql(doing, &name, error)
+        };
+        let options = self.target.options(host)?;
+        let mut connection = options.connect().await.map_err(failed("connect to"))?;
+        let facts = "SELECT current_setting('transaction_read_only'), current_setting('server_version_num')::int,
+               current_setting('server_encoding'), current_setting('synchronous_commit')";
+        let row = sqlx::query(facts).fetch_one(&mut connection).await.map_err(failed("ask"))?;
+        if row.get::<&str, _>(0) != "off" {
+            return Err(unavailable(format!("cannot use PostgreSQL at {host}"), "it is read-only (a standby)"));
+        }
+        let version = row.get::<i32, _>(1);
+        if version < VERSION_MIN {
+            return Err(Error::Corrupt(format!(
+                "PostgreSQL at {host} is version {version}; 13 is the oldest that will do"
+            )));
+        }
+        let encoding = row.get::<&str, _>(2);
+        if encoding != "UTF8" {
+            return Err(Error::Corrupt(format!("the database at {host} is in {encoding}; it has to be in UTF8")));
+        }
+        // What waits for more than `on` does is left alone.
+        let raise = row.get::<&str, _>(3) != "remote_apply";
+        sqlx::raw_sql(AssertSqlSafe(self.settings(version, raise)))
+            .execute(&mut connection)
+            .await
+            .map_err(failed("set up a connection to"))?;
+        let history = self.history(&mut connection).await;
+        Ok(Session { connection, host: host.clone(), options, history, since: Instant::now() })
+    }
+
+    /// What holds for every connection. Whoever stops answering must not hold rows locked for long:
+    /// the server ends transactions that stand still, and connections whose other end is gone.
+    fn settings(&self, version: i32, raise_synchronous_commit: bool) -> String {
+        let mut settings = format!(
+            "SET search_path = \"{}\"; SET lock_timeout = {}; SET statement_timeout = {};
+             SET idle_in_transaction_session_timeout = '15s';
+             SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
+             SET tcp_user_timeout = '25s';
+             SET default_transaction_isolation = 'read committed'; SET default_transaction_deferrable = off;",
+            self.target.schema,
+            self.lock_timeout.as_millis(),
+            STATEMENT_TIMEOUT.as_millis(),
+        );
+        if raise_synchronous_commit {
+            settings.push_str("SET synchronous_commit = on;");
+        }
+        if version >= 140_000 {
+            settings.push_str("SET client_connection_check_interval = '5s';");
+        }
+        settings
+    }
+
+    /// A number that is another one when the server's history may be another one: after a fail-over, or
+    /// when another server stands there. 0 for servers that do not tell.
+    async fn history(&self, connection: &mut PgConnection) -> u64 {
+        let ask = "SELECT (SELECT system_identifier::text FROM pg_control_system()),
+               substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
+        let row = match sqlx::query(ask).fetch_one(&mut *connection).await {
+            Ok(row) => row,
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "the server does not tell its timeline");
+                return 0;
+            }
+        };
+        let history = (row.get::<String, _>(0), row.get::<String, _>(1));
+        let mut histories = self.histories.lock();
+        let known = histories.seen.iter().position(|seen| *seen == history);
+        let n = known.unwrap_or_else(|| {
+            if !histories.seen.is_empty() {
+                tracing::warn!(system = history.0, timeline = history.1, "PostgreSQL has begun another timeline");
+            }
+            histories.seen.push(history);
+            histories.seen.len() - 1
+        });
+        n as u64 + 1
+    }
+}

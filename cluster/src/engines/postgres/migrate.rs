@@ -1,0 +1,74 @@
+//! Bringing the schema up to date, when several processes start at once.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Row};
+
+use super::connect::{Connector, Session};
+use super::database::{begin, bounded, commit};
+use super::failure::of_sql;
+use crate::Error;
+
+/// The statements that lead from each version to the next; version 0 is an empty schema.
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("queue.sql")];
+/// How long a start waits for other processes that are starting.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Makes the schema when it is missing and brings it to this version.
+///
+/// # Errors
+/// [`Error::Corrupt`] when a newer version of this software has been there.
+pub(super) async fn migrate(connector: &Connector, session: &mut Session) -> Result<(), Error> {
+    let server = session.host.to_string();
+    let failed = || |error| of_sql("set up", &server, error);
+    let connection = &mut session.connection;
+    let schema = &connector.target().schema;
+    // Most starts find everything in place, and need neither the lock nor the right to make a schema.
+    if version(connection).await.map_err(failed())? == Some(MIGRATIONS.len()) {
+        return Ok(());
+    }
+    begin(connection).await.map_err(failed())?;
+    let lock = format!(
+        "SET LOCAL lock_timeout = {}; SELECT pg_advisory_xact_lock({})",
+        PATIENCE.as_millis(),
+        xxhash_rust::xxh3::xxh3_64(schema.as_bytes()).cast_signed()
+    );
+    let locked = tokio::time::timeout(PATIENCE, sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *connection)).await;
+    locked.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(failed())?;
+    let found = version(connection).await.map_err(failed())?;
+    let from = match found {
+        Some(version) if version > MIGRATIONS.len() => {
+            return Err(Error::Corrupt(format!(
+                "schema {schema} at {server} has version {version}, written by a newer version of this software; \
+                 this one knows {}",
+                MIGRATIONS.len()
+            )));
+        }
+        Some(version) => version,
+        None => {
+            let make = format!(
+                "DO $$ BEGIN IF to_regnamespace('{schema}') IS NULL THEN CREATE SCHEMA \"{schema}\"; END IF; END $$;
+                 CREATE TABLE schema_version (id int PRIMARY KEY CHECK (id = 1), version int NOT NULL);
+                 INSERT INTO schema_version (id, version) VALUES (1, 0)"
+            );
+            bounded(sqlx::raw_sql(AssertSqlSafe(make)).execute(&mut *connection)).await.map_err(failed())?;
+            0
+        }
+    };
+    for migration in &MIGRATIONS[from..] {
+        bounded(sqlx::raw_sql(*migration).execute(&mut *connection)).await.map_err(failed())?;
+    }
+    let note = sqlx::query("UPDATE schema_version SET version = $1").bind(MIGRATIONS.len() as i32);
+    bounded(note.execute(&mut *connection)).await.map_err(failed())?;
+    commit(connection, &server).await
+}
+
+async fn version(connection: &mut sqlx::PgConnection) -> Result<Option<usize>, sqlx::Error> {
+    let there = "SELECT to_regclass('schema_version') IS NOT NULL";
+    if !bounded(sqlx::query(there).fetch_one(&mut *connection)).await?.get::<bool, _>(0) {
+        return Ok(None);
+    }
+    // Not prepared: it would be prepared before the table is there.
+    let rows = bounded(sqlx::raw_sql("SELECT version FROM schema_version").fetch_all(connection)).await?;
+    Ok(rows.first().map(|row| row.get::<i32, _>(0) as usize))
+}
