@@ -1,6 +1,6 @@
 //! `trawl leaf`: one leaf process.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use prometheus_client::registry::Registry;
@@ -47,6 +47,14 @@ pub struct Args {
     /// Shard searches that may wait for a thread; one more is refused at once
     #[arg(long, env = "TRAWL_SEARCH_QUEUE", default_value_t = 1_000, value_name = "N")]
     pub search_queue: usize,
+
+    /// How long parsing one document may take before it counts as hung; it is then rejected
+    #[arg(long, env = "TRAWL_DRAFT_TIME", default_value = "10s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub draft_time: Duration,
+
+    /// For tests: documents that contain PATTERN panic or hang (PATTERN=panic|hang|panic-once)
+    #[arg(long, env = "TRAWL_INJECT_POISON", hide = true, value_delimiter = ',', value_name = "PATTERN=FAULT")]
+    pub inject_poison: Vec<String>,
 }
 
 /// Runs until a signal comes.
@@ -61,6 +69,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(threads) = args.search_threads {
         config.search_threads = threads.max(1);
     }
+    config.draft_time_max = args.draft_time.max(Duration::from_millis(10));
+    let faults = args.inject_poison.iter().map(|text| text.parse().map_err(anyhow::Error::msg));
+    config.faults = faults.collect::<anyhow::Result<_>>().context("--inject-poison")?;
     let engine = trawl_cluster::connect(&args.cluster, &EngineOptions::default())
         .await
         .with_context(|| format!("cannot open the cluster engine {}", trawl_cluster::redacted(&args.cluster)))?;

@@ -16,7 +16,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use trawl_proto::{Epoch, IndexUid, NodeName, ShardKey};
+use trawl_proto::{Epoch, Generation, IndexUid, NodeName, ShardKey};
 
 use self::state::ViewState;
 use crate::Store;
@@ -43,6 +43,8 @@ pub struct View {
     /// the process that vouched. Whether they are alive is not considered. A shard without any has
     /// no entry.
     pub serving: HashMap<ShardKey, Vec<NodeName>>,
+    /// Operations that no replica applies, by place, and why. A shard without any has no entry.
+    pub skips: HashMap<ShardKey, Arc<BTreeMap<Generation, Arc<str>>>>,
     /// Who leads; `None` when nobody does or the holder's counter stands still.
     pub leader: Option<Leader>,
     /// The store's revision when this picture was made. It may lag behind [`Viewer::at_least`] by

@@ -35,7 +35,7 @@ use trawl_proto::{Generation, Incarnation, Seq, ShardKey};
 
 use self::decide::{Effect, Known, Stamp, decide, rejected};
 use self::draft::{Draft, HiddenValues, error};
-use self::isolation::{Drafted, Drafter, Failure, Limits, Ticket};
+use self::isolation::{Drafted, Drafter, Failure, Limits, Stalled, Ticket};
 use self::layout::Layout;
 use self::pending::{Pending, Touched};
 use self::state::State;
@@ -47,6 +47,9 @@ use crate::schema::{FieldMap, PhysicalSchema, SPARES_DEFAULT, fields};
 
 /// The error type of operations that are skipped.
 const POISON: &str = "poison_exception";
+/// With more operations left out than this, those that the leader has forgotten (their log is trimmed) are
+/// forgotten too.
+const SKIPPED_MAX: usize = 1_024;
 /// The longest `_id`, in bytes, as in Elasticsearch.
 const ID_BYTES_MAX: usize = 512;
 /// Larger rows are not drafted ahead, in bytes: two of them at once would take much memory.
@@ -74,6 +77,8 @@ pub enum Stop {
     Commit,
     /// The index is empty and should be made for the mapping version of the first row.
     Schema(u64),
+    /// Nothing but to go on from the last commit.
+    Again,
 }
 
 impl<E: Into<Error>> From<E> for Stop {
@@ -179,6 +184,13 @@ impl Core {
         self.committed
     }
 
+    /// An operation that was applied here although no replica may: the leader had it skipped since.
+    pub fn diverged(&self) -> Option<Generation> {
+        let first = Generation { incarnation: self.state.at.incarnation, seq: Seq(0) };
+        let skips = self.skips.load();
+        skips.range(first..=self.state.at).map(|(at, _)| *at).find(|at| !self.state.skipped.contains(at))
+    }
+
     /// The log's chain at the last row applied.
     pub fn chain(&self) -> u64 {
         self.state.chain
@@ -203,6 +215,11 @@ impl Core {
     /// Whether an index writer is open.
     pub fn has_writer(&self) -> bool {
         self.writer.is_some()
+    }
+
+    /// What to do when an operation takes long, once: let others apply meanwhile.
+    pub fn when_stalled(&mut self, stalled: Stalled) {
+        self.drafter.when_stalled(stalled);
     }
 
     /// Applies one row, and drafts the next meanwhile:
@@ -266,6 +283,10 @@ impl Core {
     /// Makes everything applied so far durable and returns a searcher on it.
     pub fn commit(&mut self) -> Result<Arc<ShardSearcher>, Error> {
         self.state.tombstones.expire(self.state.time_ms);
+        if self.state.skipped.len() > SKIPPED_MAX {
+            let skips = self.skips.load();
+            self.state.skipped.retain(|at| skips.contains_key(at));
+        }
         let physical = &self.index.physical;
         let payload = self.state.to_payload(physical.mapping_version, physical.spare_count());
         self.open_writer()?;
@@ -382,6 +403,7 @@ impl Core {
         for (place, reason) in skipped(&self.skips.load(), record) {
             if let Some(drafted) = drafts.get_mut(place) {
                 *drafted = Some(Err(error(POISON, reason.as_ref())));
+                self.state.skipped.insert(at(place));
             }
         }
         Ok(drafts)

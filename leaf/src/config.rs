@@ -2,10 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use trawl_proto::NodeName;
 
+use crate::apply::fault::Fault;
 use crate::copy::CopyConfig;
 
 /// Settings of one leaf process. `Config::new` gives the defaults that the fields name.
@@ -55,6 +57,13 @@ pub struct Config {
     pub pending_source_bytes_max: usize,
     /// Recent outcomes that a replica remembers for roots that ask. Default 100,000.
     pub outcomes_max: usize,
+    /// How long drafting (parsing and analysing) one operation may take before it counts as hung.
+    /// Default 10 s.
+    pub draft_time_max: Duration,
+    /// Threads that hang in an operation and cannot be ended; with this many, replicas stop. Default 8.
+    pub draft_threads_abandoned_max: usize,
+    /// Operations that panic or hang on purpose, for tests. Default none.
+    pub faults: Arc<[Fault]>,
     /// Bytes of log rows read at a time. Default 4 MiB.
     pub read_bytes: usize,
 
@@ -104,6 +113,9 @@ impl Config {
             pending_bytes_max: 256 << 20,
             pending_source_bytes_max: 16 << 20,
             outcomes_max: 100_000,
+            draft_time_max: Duration::from_secs(10),
+            draft_threads_abandoned_max: 8,
+            faults: Arc::new([]),
             read_bytes: 4 << 20,
             heads_interval: Duration::from_millis(200),
             heads_interval_quiet: Duration::from_secs(1),

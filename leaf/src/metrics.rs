@@ -3,6 +3,7 @@
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use trawl_proto::v1::Outcome;
@@ -25,6 +26,10 @@ pub struct Metrics {
     pub commit_seconds: Histogram,
     /// How often a replica stopped with an error.
     pub failures: Counter,
+    /// How often a replica met an operation that panics or hangs.
+    pub poisons: Counter,
+    /// Threads that hang in such operations.
+    pub draft_threads_abandoned: Gauge,
 }
 
 impl Metrics {
@@ -35,6 +40,8 @@ impl Metrics {
             commits: Counter::default(),
             commit_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             failures: Counter::default(),
+            poisons: Counter::default(),
+            draft_threads_abandoned: Gauge::default(),
         };
         registry.register("trawl_leaf_operations", "Operations applied, by outcome", metrics.operations.clone());
         registry.register("trawl_leaf_commits", "Commits of all replicas", metrics.commits.clone());
@@ -44,6 +51,16 @@ impl Metrics {
             metrics.commit_seconds.clone(),
         );
         registry.register("trawl_leaf_replica_failures", "Times a replica stopped", metrics.failures.clone());
+        registry.register(
+            "trawl_leaf_poisons",
+            "Times a replica met an operation that panics or hangs",
+            metrics.poisons.clone(),
+        );
+        registry.register(
+            "trawl_leaf_draft_threads_abandoned",
+            "Threads that hang in an operation and cannot be ended",
+            metrics.draft_threads_abandoned.clone(),
+        );
         metrics
     }
 

@@ -114,7 +114,7 @@ impl LeafNode {
         tracing::info!(leaf = %config.name, grpc = %grpc_addr, data_dir = %config.data_dir.display(), "leaf is registered");
         let shared = Shared {
             engine: engine.clone(),
-            apply_slots: Semaphore::new(config.apply_threads.max(1)),
+            apply_slots: Arc::new(Semaphore::new(config.apply_threads.max(1))),
             writer_slots: WriterSlots::new(config.writers_max),
             metrics: Metrics::new(registry),
             config: config.clone(),
@@ -301,8 +301,9 @@ impl Keeper {
             let Some(record) = view.uids.get(&shard.index_uid) else { continue };
             if let Some(running) = self.running.get(&shard) {
                 running.replica.set_refresh_interval(record.refresh_interval_ms);
+                running.replica.set_skips(view.skips.get(&shard));
             } else if !self.closing.contains_key(&shard) {
-                let running = self.open(&shard, record.mapping_version);
+                let running = self.open(view, &shard, record.mapping_version);
                 running.replica.set_refresh_interval(record.refresh_interval_ms);
                 self.service.replicas.0.write().insert(shard.clone(), running.replica.clone());
                 self.running.insert(shard, running);
@@ -310,10 +311,11 @@ impl Keeper {
         }
     }
 
-    fn open(&self, shard: &ShardKey, mapping_version: u64) -> Running {
+    fn open(&self, view: &View, shard: &ShardKey, mapping_version: u64) -> Running {
         tracing::info!(%shard, "opening replica");
         let outcomes_max = self.shared.config.outcomes_max;
         let replica = Arc::new(Replica::new(shard.clone(), outcomes_max, self.changed.clone()));
+        replica.set_skips(view.skips.get(shard));
         let (viewer, engine, uid) = (self.viewer.clone(), self.shared.engine.clone(), shard.index_uid.clone());
         let tail = Tail {
             replica: replica.clone(),

@@ -8,6 +8,7 @@ pub mod history;
 pub mod lag;
 pub mod open;
 pub mod outcomes;
+mod poison;
 pub mod slots;
 pub mod tail;
 
@@ -23,12 +24,14 @@ use trawl_proto::v1::failure::Kind;
 use trawl_proto::v1::{self, Failure};
 use trawl_proto::{Generation, Seq, ShardKey, failure};
 
+use crate::apply::Skips;
 use crate::apply::pending::Pending;
 use crate::schema::FieldMap;
 use crate::{ShardSearcher, copy};
 use history::Broken;
 use lag::{Lag, SeenHead};
 use outcomes::Outcomes;
+use poison::Poison;
 
 /// What a replica is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +88,10 @@ pub struct Replica {
     bytes_on_disk: AtomicU64,
     /// The log's head as it was seen last.
     head: SeenHead,
+    /// Operations to leave out.
+    skips: Arc<Skips>,
+    /// The operation that it waits before.
+    poison: Mutex<Option<Poison>>,
     /// Told of every change of the phase.
     changed: Arc<Notify>,
 }
@@ -116,6 +123,8 @@ impl Replica {
             broken: Mutex::default(),
             copying: Arc::default(),
             bytes_on_disk: AtomicU64::new(0),
+            skips: Arc::default(),
+            poison: Mutex::default(),
             head: SeenHead::default(),
             changed,
         }
@@ -241,6 +250,7 @@ impl Replica {
         });
         let fields = self.fields.load();
         let fields = fields.as_ref();
+        let poison = self.poison();
         let (head, head_time_ms) = self.head.at_least(&progress);
         let state = match progress.phase {
             Phase::Recovering => State::Recovering,
@@ -266,6 +276,8 @@ impl Replica {
             broken: self.is_broken(),
             copy_bytes: self.copying.bytes.load(Ordering::Relaxed),
             copied_bytes: self.copying.copied.load(Ordering::Relaxed),
+            poison: poison.as_ref().map(|(at, _)| (*at).into()),
+            poison_reason: poison.map(|(_, reason)| reason).unwrap_or_default(),
         }
     }
 

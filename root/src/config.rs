@@ -155,6 +155,8 @@ pub struct LeadConfig {
     /// A log of this size is trimmed at what is committed, without a tail, and also where it is the
     /// second copy of a single replica. Default 512 MiB, half of the engine's limit.
     pub log_bytes_high: u64,
+    /// Between two looks for operations that replicas cannot apply. Default 1 s.
+    pub poison_interval: Duration,
     /// Before a step that failed is tried again. Default 500 ms.
     pub retry: Duration,
 }
@@ -165,6 +167,7 @@ impl Default for LeadConfig {
             trim_interval: Duration::from_secs(5),
             trim_keep: 10_000,
             log_bytes_high: 512 << 20,
+            poison_interval: Duration::from_secs(1),
             retry: Duration::from_millis(500),
         }
     }

@@ -84,7 +84,7 @@ impl Fields {
             return;
         }
         *asked = Some(Instant::now());
-        let request = v1::StatusRequest { index_uids: vec![record.uid.0.clone()], fields: true };
+        let request = v1::StatusRequest { index_uids: vec![record.uid.0.clone()], fields: true, poisoned: false };
         let holders = holders(view, record);
         let calls = holders.iter().filter_map(|name| leaves.by_name(view, name)).map(|client| {
             let request = request.clone();

@@ -6,6 +6,7 @@
 //! steps; the next one sees in the view what is left to do.
 
 mod placement;
+mod poison;
 mod removal;
 mod trim;
 
@@ -67,7 +68,7 @@ impl Leader<'_> {
     ///
     /// 1. Fence the logs: a predecessor's late calls are refused from here on.
     /// 2. Decide on the present view, and carry the steps out.
-    /// 3. Wait for a new view, or for the time to trim.
+    /// 3. Wait for a new view, or for the time to trim or to look for poison.
     async fn lead(&self) {
         tracing::info!(epoch = %self.epoch, "leading");
         while let Err(error) = self.root.engine.log.fence(self.epoch).await {
@@ -79,6 +80,7 @@ impl Leader<'_> {
         let mut views = self.root.viewer.subscribe();
         let mut trimmer = trim::Trimmer::default();
         let mut trim_at = Instant::now() + self.root.config.lead.trim_interval;
+        let mut poison_at = Instant::now();
         loop {
             let view = views.borrow_and_update().clone();
             match self.act(&view).await {
@@ -93,8 +95,19 @@ impl Leader<'_> {
             }
             tokio::select! {
                 changed = views.changed() => if changed.is_err() { std::future::pending().await },
+                () = tokio::time::sleep_until(poison_at) => {
+                    if let Err(error) = self.skip_poison().await {
+                        if matches!(error, Error::Fenced { .. }) { return }
+                        tracing::warn!(%error, "poison cannot be skipped now");
+                    }
+                    poison_at = Instant::now() + self.root.config.lead.poison_interval;
+                }
                 () = tokio::time::sleep_until(trim_at) => {
-                    if let Err(error) = trimmer.round(self.root, self.epoch).await {
+                    let trimmed = async {
+                        trimmer.round(self.root, self.epoch).await?;
+                        self.forget_skips().await
+                    };
+                    if let Err(error) = trimmed.await {
                         if matches!(error, Error::Fenced { .. }) { return }
                         tracing::warn!(%error, "logs cannot be trimmed now");
                     }

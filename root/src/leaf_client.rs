@@ -95,7 +95,7 @@ impl LeafClients {
         let missing: Vec<_> = live.filter(|client| client.state() != ConnectionState::Connected).collect();
         let all_well = missing.is_empty();
         let calls = missing.into_iter().map(|client| async move {
-            let nothing = v1::StatusRequest { index_uids: vec!["-".to_owned()], fields: false };
+            let nothing = v1::StatusRequest { index_uids: vec!["-".to_owned()], fields: false, poisoned: false };
             let timeout = self.config.connect_timeout * 2;
             if let Err(failure) = client.status(nothing, timeout).await {
                 tracing::debug!(leaf = %client.name, reason = %failure.reason, "leaf cannot be reached");

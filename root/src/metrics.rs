@@ -36,6 +36,8 @@ pub struct Metrics {
     pub write_bytes_in_flight: Gauge,
     /// From arrival to answer.
     pub write_seconds: Histogram,
+    /// Operations that this root, leading, had skipped because they panic or hang.
+    pub operations_skipped: Counter,
     /// 1 while this root leads.
     pub leading: Gauge,
     /// What was refused, by the limit that was reached.
@@ -59,6 +61,7 @@ impl Metrics {
             operations_accepted: Counter::default(),
             write_bytes_in_flight: Gauge::default(),
             write_seconds: latency(),
+            operations_skipped: Counter::default(),
             leading: Gauge::default(),
             refusals: Refusals::default(),
         };
@@ -104,6 +107,11 @@ impl Metrics {
             metrics.write_bytes_in_flight.clone(),
         );
         registry.register("write_seconds", "Time from a write's arrival to its answer", metrics.write_seconds.clone());
+        registry.register(
+            "operations_skipped",
+            "Operations that this root, leading, had skipped because they panic or hang",
+            metrics.operations_skipped.clone(),
+        );
         registry.register("leading", "1 while this root leads", metrics.leading.clone());
         let help = "Requests and operations that were refused, by the limit that was reached";
         registry.register("limit_refusals", help, metrics.refusals.0.clone());

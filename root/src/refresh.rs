@@ -1,9 +1,10 @@
 //! Refresh: returns when every serving replica shows the writes.
 //!
 //! A replica that is assigned but not serving yet is told too: it will not begin to serve before it
-//! shows them. A serving replica that does not show them in time leaves the serving set.
+//! shows them. A serving replica that does not show them in time leaves the serving set, unless no other
+//! one of its shard shows them either: then an answer that lacks what was not confirmed is better than none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use trawl_cluster::catalog::{AssignmentRecord, Role, keys};
@@ -67,12 +68,18 @@ pub(crate) async fn positions(root: &Root, positions: &[v1::Position], wait: Dur
         }
     });
     let mut late = Vec::new();
+    let mut shown = BTreeSet::new();
     for (leaf, positions, answer) in futures::future::join_all(calls).await {
         for position in positions {
             let Some(shard) = position.shard else { continue };
             let key = ShardKey::from(&shard);
             match result(&answer, &shard) {
-                None => summary.successful += 1,
+                None => {
+                    summary.successful += 1;
+                    if serving(&view, &key).contains(&leaf) {
+                        shown.insert(key);
+                    }
+                }
                 Some(failure) if serving(&view, &key).contains(&leaf) => {
                     summary.failures.push(shard_failure(&view, &key, Some(leaf.clone()), failure));
                     late.push((key, leaf.clone()));
@@ -81,6 +88,7 @@ pub(crate) async fn positions(root: &Root, positions: &[v1::Position], wait: Dur
             }
         }
     }
+    late.retain(|(shard, _)| shown.contains(shard));
     expel(root, &view, &late).await;
     summary.failed = summary.failures.len() as u32;
     summary

@@ -39,7 +39,7 @@ pub(crate) async fn cluster(root: &Root) -> ClusterStatus {
 async fn reports(root: &Root, view: &View) -> Reports {
     let clients = view.leaves().filter(|node| node.alive).filter_map(|node| root.leaves.client(&node.record));
     let calls = clients.map(|client| async move {
-        let everything = v1::StatusRequest { index_uids: Vec::new(), fields: false };
+        let everything = v1::StatusRequest { index_uids: Vec::new(), fields: false, poisoned: false };
         let answer = client.status(everything, root.config.leaves.status_timeout).await;
         (client.name().clone(), answer)
     });

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
-use trawl_proto::{IndexUid, NodeName, ShardKey};
+use trawl_proto::{Generation, Incarnation, IndexUid, NodeName, Seq, ShardKey};
 
 use super::{Leader, Node, View};
-use crate::catalog::{AssignmentRecord, IndexRecord, LeaseRecord, NodeRecord, Role, ServingRecord, keys};
+use crate::catalog::{AssignmentRecord, IndexRecord, LeaseRecord, NodeRecord, Role, ServingRecord, SkipRecord, keys};
 use crate::store::{Change, Entry, Revision, Update};
 
 /// The picture in the making, and what has to be remembered to keep it current.
@@ -42,6 +42,7 @@ enum Key<'a> {
     Node(Role, NodeName),
     Assignment(ShardKey),
     Serving(ShardKey, NodeName),
+    Skip(ShardKey, Generation),
     Lease,
     Other,
 }
@@ -166,6 +167,10 @@ impl ViewState {
                 self.vouchers.entry(shard.clone()).or_default().insert(leaf, record);
                 self.recount(&shard);
             }),
+            Some(Key::Skip(shard, at)) => decode::<SkipRecord>(&entry).map(|record| {
+                let skips = self.view.skips.entry(shard).or_default();
+                Arc::make_mut(skips).insert(at, record.reason.into());
+            }),
             Some(Key::Other) => Some(()),
             None => None,
         };
@@ -213,6 +218,14 @@ impl ViewState {
                     }
                 }
                 self.recount(&shard);
+            }
+            Some(Key::Skip(shard, at)) => {
+                if let Some(skips) = self.view.skips.get_mut(&shard) {
+                    Arc::make_mut(skips).remove(&at);
+                    if skips.is_empty() {
+                        self.view.skips.remove(&shard);
+                    }
+                }
             }
             Some(Key::Lease) => {
                 self.lease = None;
@@ -346,6 +359,13 @@ fn parse_key(key: &str) -> Option<Key<'_>> {
         let (uid, rest) = rest.split_once('/')?;
         let (number, leaf) = rest.split_once('/')?;
         return Some(Key::Serving(ShardKey::new(uid, number.parse().ok()?), leaf.into()));
+    }
+    if let Some(rest) = key.strip_prefix(keys::SKIPS) {
+        let mut parts = rest.rsplitn(4, '/');
+        let seq = Seq(parts.next()?.parse().ok()?);
+        let incarnation = Incarnation(parts.next()?.parse().ok()?);
+        let number = parts.next()?.parse().ok()?;
+        return Some(Key::Skip(ShardKey::new(parts.next()?, number), Generation { incarnation, seq }));
     }
     Some(Key::Other)
 }

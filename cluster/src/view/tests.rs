@@ -7,11 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
-use trawl_proto::{Epoch, NodeName, ShardKey};
+use trawl_proto::{Epoch, Generation, Incarnation, NodeName, Seq, ShardKey};
 
 use super::{View, Viewer};
 use crate::Store;
-use crate::catalog::{AssignmentRecord, IndexRecord, LeaseRecord, NodeRecord, Role, ServingRecord, keys};
+use crate::catalog::{AssignmentRecord, IndexRecord, LeaseRecord, NodeRecord, Role, ServingRecord, SkipRecord, keys};
 use crate::membership::Membership;
 use crate::memory::SharedStore;
 use crate::store::{Revision, Write};
@@ -228,4 +228,21 @@ async fn the_leader_is_shown_while_its_counter_grows() {
     assert_eq!(leader(&setup.commit(&[lease(None, 2)]).await), None);
     tokio::time::sleep(LEASE * 2).await;
     assert_eq!(leader(&setup.commit(&[lease(Some("root-0"), 3)]).await), root_0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn skipped_operations_come_and_go_by_shard() {
+    let setup = Setup::new().await;
+    let (shard, other) = (ShardKey::new("u1", 0), ShardKey::new("u1", 1));
+    let at = |seq| Generation { incarnation: Incarnation(2), seq: Seq(seq) };
+    let skip = |shard, seq| keys::skip(shard, at(seq));
+    let record = SkipRecord { format: 1, reason: "it hangs".to_owned() };
+    let view = setup
+        .commit(&[put(skip(&shard, 7), &record), put(skip(&shard, 9), &record), put(skip(&other, 1), &record)])
+        .await;
+    assert_eq!(view.skips[&shard].keys().copied().collect::<Vec<_>>(), [at(7), at(9)]);
+    assert_eq!(view.skips[&shard][&at(7)].as_ref(), "it hangs");
+    let view = setup.commit(&[Write::Delete(skip(&shard, 7)), Write::Delete(skip(&other, 1))]).await;
+    assert_eq!(view.skips[&shard].keys().copied().collect::<Vec<_>>(), [at(9)]);
+    assert!(!view.skips.contains_key(&other));
 }

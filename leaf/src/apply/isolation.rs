@@ -91,17 +91,26 @@ type Attempt = Result<Drafted, String>;
 pub struct Drafter {
     limits: Limits,
     thread: Option<Thread>,
+    stalled: Option<Stalled>,
 }
+
+/// Called when an operation is taking long.
+pub type Stalled = Box<dyn FnOnce() + Send + Sync>;
 
 impl Drafter {
     /// Without a thread yet.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, thread: None }
+        Self { limits, thread: None, stalled: None }
     }
 
     /// Ends the thread; it is started again when needed.
     pub fn rest(&mut self) {
         self.thread = None;
+    }
+
+    /// What to do, once, when an operation is taking long.
+    pub fn when_stalled(&mut self, stalled: Stalled) {
+        self.stalled = Some(stalled);
     }
 
     /// Begins to draft a row.
@@ -172,7 +181,7 @@ impl Drafter {
     }
 
     /// The reply; `None` when the operation at work does not end.
-    fn wait(&self, ticket: &Ticket) -> Option<Vec<Attempt>> {
+    fn wait(&mut self, ticket: &Ticket) -> Option<Vec<Attempt>> {
         let look = (self.limits.time_max / LOOKS_MAX).max(Duration::from_millis(1));
         let (mut seen, mut looks) = (0, 0);
         let reply = ticket.reply.lock();
@@ -185,6 +194,11 @@ impl Drafter {
             let done = ticket.done.load(Ordering::Relaxed);
             looks = if done == seen { looks + 1 } else { 0 };
             seen = done;
+            if looks > 0
+                && let Some(stalled) = self.stalled.take()
+            {
+                stalled();
+            }
         }
         None
     }

@@ -1,6 +1,8 @@
 //! All that outcomes depend on besides the documents: a pure function of the log, kept with every
 //! commit.
 
+use std::collections::BTreeSet;
+
 use trawl_proto::{Generation, Incarnation, Seq, v1};
 
 use super::keys::Keys;
@@ -24,6 +26,8 @@ pub struct State {
     pub tombstones: Tombstones,
     /// The last rows applied.
     pub rows: Rows,
+    /// Operations that were left out because the leader has them skipped.
+    pub skipped: BTreeSet<Generation>,
 }
 
 impl State {
@@ -37,6 +41,7 @@ impl State {
             keys: Keys::default(),
             tombstones: Tombstones::default(),
             rows: Rows::starting(Seq(0), 0),
+            skipped: BTreeSet::new(),
         }
     }
 
@@ -54,6 +59,7 @@ impl State {
             schema_mapping_version,
             spares,
             rows: Some(self.rows.to_proto()),
+            skipped: self.skipped.iter().map(|at| (*at).into()).collect(),
         }
     }
 
@@ -67,6 +73,7 @@ impl State {
             rows: Rows::from_proto(payload.rows, Point { seq: Seq(payload.seq), chain: payload.chain }),
             keys: Keys::from_proto(payload.dynamic_fields),
             tombstones: Tombstones::from_proto(payload.tombstones),
+            skipped: payload.skipped.into_iter().map(Generation::from).collect(),
         }
     }
 }

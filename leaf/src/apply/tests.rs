@@ -77,6 +77,7 @@ impl Bench {
                 }
                 Err(Stop::Commit) => drop(self.commit()),
                 Err(Stop::Error(error)) => panic!("{error}"),
+                Err(Stop::Again) => self.open(),
             }
         }
     }

@@ -50,6 +50,7 @@ pub fn status(service: &Service, request: v1::StatusRequest) -> v1::StatusRespon
     let mut replicas = service.replicas.all();
     replicas
         .retain(|replica| request.index_uids.is_empty() || request.index_uids.contains(&replica.shard().index_uid.0));
+    replicas.retain(|replica| !request.poisoned || replica.poison().is_some());
     replicas.sort_by(|a, b| a.shard().cmp(b.shard()));
     v1::StatusResponse {
         name: service.name.to_string(),

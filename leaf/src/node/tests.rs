@@ -121,7 +121,7 @@ impl Leaf {
     }
 
     async fn status(&mut self, shard: &ShardKey) -> Option<v1::ReplicaStatus> {
-        let request = v1::StatusRequest { index_uids: vec![shard.index_uid.0.clone()], fields: true };
+        let request = v1::StatusRequest { index_uids: vec![shard.index_uid.0.clone()], fields: true, poisoned: false };
         let response = self.client.status(request).await.unwrap().into_inner();
         response.replicas.into_iter().find(|status| status.shard == Some(shard.into()))
     }

@@ -46,13 +46,17 @@ impl Tail {
         let (shard, dir, pending) = (self.replica.shard().clone(), self.dir.clone(), self.replica.pending.clone());
         let (version, bytes, mappings) = (self.mapping_version, self.shared.config.writer_bytes, (self.mappings)());
         let source_bytes_max = self.shared.config.pending_source_bytes_max;
+        let (limits, skips) = (self.draft_limits(), self.replica.skips.clone());
         let (core, searcher) = blocking(move || {
-            let mut core = Core::open(shard, dir, version, bytes, pending, mappings)?;
+            let mut core = Core::open(shard, dir, version, bytes, pending, mappings)?.with(limits, skips);
             core.keep_sources_within(source_bytes_max);
             let searcher = core.searcher()?;
             Ok((core, searcher))
         })
         .await?;
+        if let Some(at) = core.diverged() {
+            return Err(Error::Anew(format!("operation {at} was applied here and is skipped since")));
+        }
         self.replica.searcher.store(Some(searcher));
         self.replica.publish(&core);
         let (core, target) = self.settle(core).await?;

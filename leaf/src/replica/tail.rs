@@ -25,6 +25,7 @@ use trawl_proto::{Generation, Seq};
 
 use super::slots::{WriterSlot, WriterSlots};
 use super::{Phase, Replica};
+use crate::apply::isolation::Limits;
 use crate::apply::{Core, Mappings, Stop, panic_message};
 use crate::config::Config;
 use crate::error::Error;
@@ -41,7 +42,7 @@ pub struct Shared {
     /// Logs and store.
     pub engine: Engine,
     /// Bounds the replicas that apply at a time.
-    pub apply_slots: Semaphore,
+    pub apply_slots: Arc<Semaphore>,
     /// Bounds the index writers.
     pub writer_slots: WriterSlots,
     /// Counters.
@@ -85,7 +86,7 @@ impl Tail {
                         continue;
                     }
                     Err(Stop::Error(error)) => error,
-                    Err(Stop::Spares(_) | Stop::Schema(_) | Stop::Commit) => continue,
+                    Err(Stop::Spares(_) | Stop::Schema(_) | Stop::Commit | Stop::Again) => continue,
                 },
                 Err(error) if error.is_damage() => {
                     let Some(recovered) = shutdown.run_until_cancelled(self.recover(error.reason())).await else {
@@ -112,6 +113,16 @@ impl Tail {
                 return;
             }
             pause = (pause * 2).min(self.shared.config.retry_max);
+        }
+    }
+
+    pub(super) fn draft_limits(&self) -> Limits {
+        let Config { draft_time_max, draft_threads_abandoned_max, faults, .. } = &self.shared.config;
+        Limits {
+            time_max: *draft_time_max,
+            abandoned_max: *draft_threads_abandoned_max,
+            abandoned: self.shared.metrics.draft_threads_abandoned.clone(),
+            faults: faults.clone(),
         }
     }
 }
@@ -160,10 +171,13 @@ impl<'a> Opened<'a> {
         let mut rows = Vec::new();
         loop {
             self.check_history()?;
+            self.check_skips()?;
             rows = match rows.is_empty() {
+                true if self.tail.replica.is_held(self.applied().seq) => Vec::new(),
                 true => self.read(self.applied().seq).await?,
                 false => self.apply_and_read(rows, shutdown).await?,
             };
+            self.tail.replica.hold(&mut rows);
             if self.commit_due().is_some_and(|due| due <= Instant::now()) {
                 self.commit().await?;
             }
@@ -206,6 +220,22 @@ impl<'a> Opened<'a> {
         }
     }
 
+    /// An operation may be skipped after it was applied here. If it is not committed, going back is enough;
+    /// otherwise opening finds out that the replica has to be made anew.
+    fn check_skips(&self) -> Result<(), Stop> {
+        match self.core.as_ref().and_then(Core::diverged) {
+            Some(_) => Err(self.go_back()),
+            None => Ok(()),
+        }
+    }
+
+    /// Back to the last commit. What was not committed comes again from the log; until then it counts as
+    /// not applied.
+    fn go_back(&self) -> Stop {
+        self.tail.replica.progress.send_modify(|progress| progress.applied = progress.committed);
+        Stop::Again
+    }
+
     /// Rows behind `after`; none when the engine is out of reach (the next wake asks again).
     async fn read(&self, after: Seq) -> Result<Vec<Record>, Error> {
         let shared = &self.tail.shared;
@@ -232,10 +262,13 @@ impl<'a> Opened<'a> {
         let after = rows.last().map(|row| row.last).unwrap_or_default();
         let (replica, metrics) = (self.tail.replica.clone(), shared.metrics.clone());
         let apply = async {
-            let _slot = shared.apply_slots.acquire().await;
+            let slot = shared.apply_slots.clone().acquire_owned().await;
+            // A document that takes long must not keep other shards from being written.
+            core.when_stalled(Box::new(move || drop(slot)));
             blocking(move || {
                 let mut rows = VecDeque::from(rows);
                 let result = apply(&mut core, &mut rows, &replica, &metrics);
+                core.when_stalled(Box::new(|| {}));
                 Ok((core, rows, result))
             })
             .await
@@ -250,6 +283,12 @@ impl<'a> Opened<'a> {
                 // What was read ahead is read again, so that no more rows than that are ever held.
                 return Ok(rest.into());
             }
+            Err(Stop::Error(Error::Poison { at, reason })) => {
+                tracing::error!(shard = %self.tail.replica.shard(), %at, reason, "an operation cannot be applied");
+                self.tail.replica.meet_poison(at, reason);
+                shared.metrics.poisons.inc();
+                return Err(self.go_back());
+            }
             Err(Stop::Error(error)) => return Err(Stop::Error(error)),
             Err(stop) => return Err(self.remake(stop).await?),
         }
@@ -262,14 +301,13 @@ impl<'a> Opened<'a> {
     /// last searcher goes on serving meanwhile.
     async fn remake(&mut self, stop: Stop) -> Result<Stop, Error> {
         let Some(core) = self.core.take() else { return Ok(stop) };
-        // What was not committed comes again from the log; until then it counts as not applied.
-        self.tail.replica.progress.send_modify(|progress| progress.applied = progress.committed);
+        self.go_back();
         let stop = blocking(move || {
             match stop {
                 Stop::Spares(spares) => core.rebuild(spares)?,
                 Stop::Schema(version) => core.recreate(version)?,
                 Stop::Error(error) => return Err(error),
-                Stop::Commit => {}
+                Stop::Commit | Stop::Again => {}
             }
             Ok(stop)
         })

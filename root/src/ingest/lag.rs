@@ -97,7 +97,7 @@ async fn ask(root: &Root, record: &IndexRecord) -> HashMap<ShardKey, Duration> {
     let mut leaves: Vec<_> = leaves.collect();
     leaves.sort();
     leaves.dedup();
-    let request = v1::StatusRequest { index_uids: vec![record.uid.0.clone()], fields: false };
+    let request = v1::StatusRequest { index_uids: vec![record.uid.0.clone()], fields: false, poisoned: false };
     let calls = leaves.into_iter().filter_map(|leaf| root.leaves.by_name(&view, leaf)).map(|client| {
         let request = request.clone();
         async move { client.status(request, ASK_TIME_MAX).await.ok() }

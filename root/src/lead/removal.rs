@@ -11,7 +11,7 @@ use super::Leader;
 const KEYS_MAX: usize = 500;
 
 impl Leader<'_> {
-    /// 1. Assignments and serving records, so that leaves let go.
+    /// 1. Assignments, serving records and skips, so that leaves let go.
     /// 2. The logs.
     /// 3. The mappings, last: as long as one is there, the next leader knows that something is left.
     pub(super) async fn remove(&self, index_uid: &IndexUid, shards: &[ShardKey]) -> Result<Revision, Error> {
@@ -19,6 +19,7 @@ impl Leader<'_> {
         let under = |prefix: &str| format!("{prefix}{index_uid}/");
         self.remove_keys(&under(keys::ASSIGNMENTS)).await?;
         self.remove_keys(&under(keys::SERVING)).await?;
+        self.remove_keys(&under(keys::SKIPS)).await?;
         self.root.engine.log.remove(self.epoch, shards).await?;
         self.remove_keys(&under(keys::MAPPINGS)).await
     }

@@ -90,7 +90,7 @@ async fn committed(root: &Root, view: &View, due: &[(&ShardKey, Head)]) -> HashM
         index_uids.sort();
         index_uids.dedup();
         let client = root.leaves.by_name(view, leaf)?;
-        let request = v1::StatusRequest { index_uids, fields: false };
+        let request = v1::StatusRequest { index_uids, fields: false, poisoned: false };
         Some(async move { (leaf, client.status(request, root.config.leaves.status_timeout).await) })
     });
     let mut committed = HashMap::new();

@@ -10,7 +10,7 @@ use crate::schema::PhysicalSchema;
 
 fn limits(faults: &[&str]) -> Limits {
     let faults = faults.iter().map(|text| text.parse().unwrap()).collect();
-    Limits { time_max: Duration::from_millis(300), abandoned_max: 2, faults, ..Limits::default() }
+    Limits { abandoned_max: 2, faults, ..Limits::default() }
 }
 
 fn layout() -> Arc<Layout> {
@@ -69,7 +69,7 @@ fn what_panics_twice_is_poison_and_is_left_out_when_skipped() {
 
 #[test]
 fn what_hangs_twice_is_poison_and_too_many_threads_left_behind_stop_the_replica() {
-    let mut drafter = Drafter::new(limits(&["xyz=hang"]));
+    let mut drafter = Drafter::new(Limits { time_max: Duration::from_millis(300), ..limits(&["xyz=hang"]) });
     let row = ["{}", r#"{"a":"xyz"}"#, "{}"];
     let (place, reason) = run(&mut drafter, &row, &[]).unwrap_err();
     assert_eq!((place, reason.as_str()), (1, "drafting the document did not end within 300ms"));
