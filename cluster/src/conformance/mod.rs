@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod bounds;
+pub mod crash;
 pub mod letters;
 pub mod logs;
 pub mod queue;

@@ -89,6 +89,10 @@ impl Database {
             .max_lifetime(None)
             .test_before_acquire(false)
             .connect_lazy_with(options.clone().pragma("query_only", "1"));
+        // From now on one connection has the index of the write-ahead log open, which goes away with the
+        // last one and could not be made again on a full disk: then reading would fail, too.
+        let looked = sqlx::query("SELECT count(*) FROM sqlite_schema").fetch_one(&readers).await;
+        looked.map_err(|error| of_sql("read", &path, error))?;
         drop(opening);
         Ok(Self {
             identity: (metadata.dev(), metadata.ino()),

@@ -1,9 +1,7 @@
 //! The SQLite engine: the suite of all engines, and what is particular about files.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,18 +12,25 @@ use tempfile::TempDir;
 use trawl_proto::{Epoch, Seq, ShardKey};
 
 use crate::conformance::{Open, PATIENCE, Size};
-use crate::shard_log::{Append, chain};
+use crate::shard_log::Append;
 use crate::store::{Change, Write};
 use crate::{Engine, EngineOptions, Error, connect};
 
+mod full;
+mod kill;
+
 fn fresh() -> Option<(TempDir, Open)> {
     let directory = TempDir::new().unwrap();
-    let path = directory.path().join("not/yet/there");
-    let open: Open = Arc::new(move |options| {
-        let url = format!("sqlite:{}", path.display());
-        Box::pin(async move { connect(&url, &options).await.unwrap() })
-    });
+    let open = fresh_in(&directory.path().join("not/yet/there"));
     Some((directory, open))
+}
+
+fn fresh_in(directory: &Path) -> Open {
+    let url = format!("sqlite:{}", directory.display());
+    Arc::new(move |options| {
+        let url = url.clone();
+        Box::pin(async move { connect(&url, &options).await.unwrap() })
+    })
 }
 
 crate::conformance_suite!(fresh);
@@ -178,82 +183,4 @@ async fn a_full_queue_refuses_at_once() {
     assert!((2..20).contains(&taken), "{taken}");
     assert!(results.iter().all(|result| matches!(result, Ok(_) | Err(Error::Busy))));
     assert_eq!(engine.log.heads(&[shard]).await.unwrap()[0].as_ref().unwrap().last, Seq(taken as u64));
-}
-
-const CHILD: &str = "TRAWL_TEST_APPEND_TO";
-
-/// Not a test: what the children of the test below do. Appends and says what was acknowledged.
-#[tokio::test]
-async fn child_that_appends() {
-    let Some(directory) = std::env::var_os(CHILD) else { return };
-    let engine = open(Path::new(&directory)).await.unwrap();
-    let shard = ShardKey::new("i", 0);
-    let mut producers = tokio::task::JoinSet::new();
-    for n in 0..4 {
-        let (log, shard) = (engine.log.clone(), shard.clone());
-        producers.spawn(async move {
-            for step in 0u64.. {
-                let body = format!("{} {n} {step} ", std::process::id()).repeat(50);
-                let appended = log.append(vec![batch(&shard, &body)]).await.unwrap().pop().unwrap().unwrap();
-                let mut out = std::io::stdout().lock();
-                writeln!(out, "ack {} {}", appended.first, chain(0, Seq(0), body.as_bytes())).unwrap();
-                out.flush().unwrap();
-            }
-        });
-    }
-    producers.join_all().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_acknowledged_survives_kill_9() {
-    let directory = TempDir::new().unwrap();
-    let shard = ShardKey::new("i", 0);
-    open(directory.path()).await.unwrap().log.create(Epoch(1), std::slice::from_ref(&shard)).await.unwrap();
-    let mut acknowledged = Vec::new();
-    for round in 1..=3 {
-        let start = || {
-            Command::new(std::env::current_exe().unwrap())
-                .args(["engines::sqlite::tests::child_that_appends", "--exact", "--nocapture", "--test-threads=1"])
-                .env(CHILD, directory.path())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap()
-        };
-        let children = [start(), start()];
-        let readers = children.map(|mut child| {
-            std::thread::spawn(move || {
-                let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-                let mut acks = Vec::new();
-                let parse = |line: String| {
-                    let (first, hash) = line.split_once("ack ")?.1.split_once(' ')?;
-                    Some((first.parse::<u64>().ok()?, hash.parse::<u64>().ok()?))
-                };
-                while acks.len() < 40 * round {
-                    acks.extend(lines.next().unwrap().ok().and_then(parse));
-                }
-                child.kill().unwrap();
-                child.wait().unwrap();
-                // What it said before it died counts, too; a last line may be cut off.
-                acks.extend(lines.filter_map(|line| parse(line.ok()?)));
-                acks
-            })
-        });
-        for reader in readers {
-            acknowledged.extend(reader.join().unwrap());
-        }
-        let log = open(directory.path()).await.unwrap().log;
-        let records = log.read(&shard, Seq(0), usize::MAX).await;
-        let mut records = records.unwrap();
-        while let more = log.read(&shard, records.last().unwrap().last, usize::MAX).await.unwrap()
-            && !more.is_empty()
-        {
-            records.extend(more);
-        }
-        for (first, hash) in &acknowledged {
-            let record = &records[*first as usize - 1];
-            assert_eq!((record.first.0, chain(0, Seq(0), &record.body)), (*first, *hash));
-        }
-    }
-    assert!(acknowledged.len() >= 2 * 40 * (1 + 2 + 3));
 }
