@@ -39,6 +39,8 @@ mod search;
 mod search_body;
 mod settings;
 mod sort;
+mod update;
+mod write;
 
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 
 mod parse;
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use trawl_cluster::work_queue::Receipt;
@@ -12,10 +13,12 @@ use super::{
     call::Call,
     document::{self, rendered},
     error::{ApiError, illegal},
+    fetch::{SOURCE_PARAMS, SourceFilter},
     json::{Json, object},
     position,
     render::millis,
     respond::Answer,
+    update::{self, Asked},
 };
 use crate::{
     error::Error,
@@ -24,17 +27,11 @@ use crate::{
 use parse::{Action, Entry};
 
 /// Parameters of `_bulk`.
-pub(crate) const PARAMS: &[&[&str]] = &[&[
-    "refresh",
-    "timeout",
-    "routing",
-    "wait_for_active_shards",
-    "require_alias",
-    "require_data_stream",
-    "pipeline",
-    "_source",
-    "list_executed_pipelines",
-]];
+pub(crate) const PARAMS: &[&[&str]] = &[
+    &["refresh", "timeout", "routing", "wait_for_active_shards", "require_alias", "require_data_stream"],
+    &["pipeline", "list_executed_pipelines"],
+    SOURCE_PARAMS,
+];
 
 /// Header that names the claim of a task: `TASK-CLAIM`.
 const CLAIM: &str = "x-trawl-claim";
@@ -48,32 +45,29 @@ const INLINE_BYTES_MAX: usize = 256 << 10;
 /// 3. put outcomes and refusals back in the order of the request.
 pub(crate) async fn bulk(call: Call) -> Result<Answer, ApiError> {
     let started = Instant::now();
-    check_params(&call)?;
-    let options = WriteOptions {
-        refresh: call.refresh()?,
-        timeout: call.params.duration("timeout")?.unwrap_or(WriteOptions::default().timeout),
-        wait_for_outcome: true,
-        idempotency_key: call.header("idempotency-key").map(str::to_owned),
-        claim: claim(&call)?,
-    };
+    document::check_params(&call.params)?;
+    let default_filter = SourceFilter::from_params(&call.params)?;
+    let options = WriteOptions { claim: claim(&call)?, ..document::write_options(&call)? };
     let entries = parsed(&call).await?;
     let mut items = Vec::with_capacity(entries.len());
     let mut slots = Vec::with_capacity(entries.len());
-    for Entry { action, index, id, operation } in entries {
-        slots.push(match operation {
+    for Entry { action, index, id, operation, source } in entries {
+        let (refused, routing) = match operation {
             Ok(operation) => {
+                let routing = operation.routing.clone();
                 items.push(WriteItem { index, operation });
-                Slot { action, refused: None }
+                (None, routing)
             }
-            Err(error) => Slot { action, refused: Some((index, id, error)) },
-        });
+            Err(error) => (Some((index, id, error)), None),
+        };
+        let filter = source.or_else(|| default_filter.clone()).filter(|filter| filter.wanted);
+        slots.push(Slot { action, refused, filter: filter.filter(|_| action == Action::Update), routing });
     }
     let written = if items.is_empty() { None } else { Some(call.root().write(items, options).await?) };
     let positions = written.as_ref().map(|written| written.positions.clone()).unwrap_or_default();
     let refreshed = written.as_ref().is_some_and(|written| written.refreshed);
     let mut outcomes = written.map(|written| written.items).unwrap_or_default().into_iter();
-    let mut errors = false;
-    let mut shown = Vec::with_capacity(slots.len());
+    let mut done = Vec::with_capacity(slots.len());
     for slot in slots {
         let outcome = match slot.refused {
             Some((index, id, error)) => ItemOutcome { index, id, result: Err(error) },
@@ -83,15 +77,33 @@ pub(crate) async fn bulk(call: Call) -> Result<Answer, ApiError> {
         if let Err(error @ Error::ClaimLost(_)) = outcome.result {
             return Err(error.into());
         }
-        let item = rendered(&outcome, slot.action == Action::Create, refreshed);
+        done.push(Done { action: slot.action, outcome, filter: slot.filter, routing: slot.routing });
+    }
+    let mut documents = updated(&call, &done).await;
+    let mut errors = false;
+    let mut shown = Vec::with_capacity(done.len());
+    for (at, done) in done.iter().enumerate() {
+        let mut item = rendered(&done.outcome, done.action == Action::Create, refreshed);
         errors |= item.error.is_some();
-        shown.push(Json::Object(vec![(slot.action.name().to_owned(), item.in_bulk())]));
+        item.members.extend(documents.remove(&at).map(|document| ("get".to_owned(), document)));
+        shown.push(Json::Object(vec![(done.action.name().to_owned(), item.in_bulk())]));
     }
     let answer = Answer::ok(object! { "errors" => errors, "took" => millis(started.elapsed()), "items" => shown });
-    Ok(match position::encode(&positions) {
-        Some(token) => answer.with_header(position::POSITION, &token),
-        None => answer,
-    })
+    Ok(position::attach(answer, &positions))
+}
+
+/// The documents that updates want returned, by place.
+async fn updated(call: &Call, done: &[Done]) -> HashMap<usize, Json> {
+    let mut places = Vec::new();
+    let mut asked = Vec::new();
+    for (at, done) in done.iter().enumerate() {
+        if let Some(filter) = &done.filter {
+            places.push(at);
+            asked.push(Asked { outcome: &done.outcome, routing: done.routing.clone(), filter: filter.clone() });
+        }
+    }
+    let documents = update::documents(call.root(), &asked).await;
+    places.into_iter().zip(documents).filter_map(|(at, document)| Some((at, document?))).collect()
 }
 
 /// The claim that the request is sent for.
@@ -104,18 +116,17 @@ struct Slot {
     action: Action,
     /// Index, `_id` and reason of what is not even tried.
     refused: Option<(String, String, Error)>,
+    /// What to return of the updated document.
+    filter: Option<SourceFilter>,
+    routing: Option<String>,
 }
 
-fn check_params(call: &Call) -> Result<(), Error> {
-    if let Some(pipeline) = call.params.get("pipeline").filter(|name| *name != "_none") {
-        return Err(illegal(format!("[pipeline] is not supported, found [{pipeline}]")));
-    }
-    for name in ["require_alias", "require_data_stream"] {
-        if call.params.flag(name)? == Some(true) {
-            return Err(illegal(format!("[{name}] is not supported")));
-        }
-    }
-    document::check_active_shards(&call.params)
+/// An item whose outcome is known.
+struct Done {
+    action: Action,
+    outcome: ItemOutcome,
+    filter: Option<SourceFilter>,
+    routing: Option<String>,
 }
 
 async fn parsed(call: &Call) -> Result<Vec<Entry>, Error> {

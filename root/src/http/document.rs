@@ -11,23 +11,19 @@ use super::{
     params::Params,
     position, render,
     respond::Answer,
+    write::Conditions,
 };
 use crate::{
     error::Error,
-    request::{ItemOutcome, WriteItem, WriteOptions, WriteOutcome},
+    request::{ItemOutcome, ShardsSummary, WriteItem, WriteOptions, WriteOutcome},
 };
 
 /// Parameters of writes.
-pub(crate) const WRITE_PARAMS: &[&[&str]] = &[&[
-    "refresh",
-    "timeout",
-    "routing",
-    "op_type",
-    "if_seq_no",
-    "if_primary_term",
-    "wait_for_active_shards",
-    "require_alias",
-]];
+pub(crate) const WRITE_PARAMS: &[&[&str]] = &[
+    &["refresh", "timeout", "routing", "op_type", "wait_for_active_shards", "require_alias", "require_data_stream"],
+    &["pipeline"],
+    Conditions::PARAMS,
+];
 
 /// Parameters of reads.
 pub(crate) const GET_PARAMS: &[&[&str]] = &[&["realtime", "refresh", "routing", "preference"], SOURCE_PARAMS];
@@ -72,27 +68,16 @@ async fn write(call: Call, id: Option<String>, kind: Kind) -> Result<Answer, Api
     if let Some(id) = &id {
         check_id(id)?;
     }
-    if call.params.flag("require_alias")? == Some(true) {
-        return Err(illegal("[require_alias] is not supported").into());
-    }
-    check_active_shards(&call.params)?;
-    let operation = v1::Operation {
+    check_params(&call.params)?;
+    let mut operation = v1::Operation {
         kind: kind.into(),
         id: id.unwrap_or_default(),
         routing: call.params.get("routing").map(str::to_owned),
         source: if kind == Kind::Delete { bytes::Bytes::new() } else { call.body.clone() },
-        if_seq_no: call.params.number("if_seq_no")?,
-        if_primary_term: call.params.number("if_primary_term")?,
         ..Default::default()
     };
-    check_conditions(&operation)?;
-    let options = WriteOptions {
-        refresh: call.refresh()?,
-        timeout: call.params.duration("timeout")?.unwrap_or(WriteOptions::default().timeout),
-        wait_for_outcome: true,
-        idempotency_key: call.header("idempotency-key").map(str::to_owned),
-        claim: None,
-    };
+    Conditions::from_params(&call.params)?.apply(&mut operation)?;
+    let options = write_options(&call)?;
     let item = WriteItem { index: call.segment(0).to_owned(), operation };
     let written = call.root().write(vec![item], options).await?;
     let outcome =
@@ -104,13 +89,37 @@ async fn write(call: Call, id: Option<String>, kind: Kind) -> Result<Answer, Api
         None => Answer::status(rendered.status, Json::Object(rendered.members)),
     };
     if rendered.status == StatusCode::CREATED {
-        let location = format!("/{}/_doc/{}", outcome.index, encoded(&outcome.id));
-        answer = answer.with_header("location", &location);
+        answer = answer.with_header("location", &location(&outcome));
     }
-    Ok(match position::encode(&written.positions) {
-        Some(token) => answer.with_header(position::POSITION, &token),
-        None => answer,
+    Ok(position::attach(answer, &written.positions))
+}
+
+/// How the request wants to write.
+pub(crate) fn write_options(call: &Call) -> Result<WriteOptions, Error> {
+    Ok(WriteOptions {
+        refresh: call.refresh()?,
+        timeout: call.params.duration("timeout")?.unwrap_or(WriteOptions::default().timeout),
+        idempotency_key: call.header("idempotency-key").map(str::to_owned),
+        ..WriteOptions::default()
     })
+}
+
+/// The path of a document that was created.
+pub(crate) fn location(outcome: &ItemOutcome) -> String {
+    format!("/{}/_doc/{}", outcome.index, encoded(&outcome.id))
+}
+
+/// Refuses what writes do not support, by name.
+pub(crate) fn check_params(params: &Params) -> Result<(), Error> {
+    if let Some(pipeline) = params.get("pipeline").filter(|name| *name != "_none") {
+        return Err(illegal(format!("[pipeline] is not supported, found [{pipeline}]")));
+    }
+    for name in ["require_alias", "require_data_stream"] {
+        if params.flag(name)? == Some(true) {
+            return Err(illegal(format!("[{name}] is not supported")));
+        }
+    }
+    check_active_shards(params)
 }
 
 /// What one operation came to, for `_bulk` and single writes alike.
@@ -143,15 +152,26 @@ pub(crate) fn rendered(item: &ItemOutcome, create: bool, refreshed: bool) -> Ren
             return Rendered { status: error.status, members, error: Some(error) };
         }
     };
-    let (status, result, seq, version) = match &written.outcome {
-        WriteOutcome::Accepted { seq } => (StatusCode::ACCEPTED, "accepted", seq.0, None),
+    let mut place = (0, written.primary_term);
+    let mut shards = render::shards(&written.shards, false);
+    let (status, result, version) = match &written.outcome {
+        WriteOutcome::Accepted { seq } => {
+            place.0 = seq.0;
+            (StatusCode::ACCEPTED, "accepted", None)
+        }
         WriteOutcome::Done(outcome) => {
+            place.0 = outcome.seq;
             let (status, result) = match outcome.result() {
                 outcome::Result::Created => (StatusCode::CREATED, "created"),
                 outcome::Result::Updated => (StatusCode::OK, "updated"),
                 outcome::Result::Deleted => (StatusCode::OK, "deleted"),
                 outcome::Result::NotFound => (StatusCode::NOT_FOUND, "not_found"),
-                outcome::Result::Noop => (StatusCode::OK, "noop"),
+                outcome::Result::Noop => {
+                    // Nothing was written: what is told is where the document stands.
+                    place = (outcome.document_seq, outcome.document_term);
+                    shards = render::shards(&ShardsSummary::default(), false);
+                    (StatusCode::OK, "noop")
+                }
                 outcome::Result::VersionConflict
                 | outcome::Result::Rejected
                 | outcome::Result::Missing
@@ -160,7 +180,7 @@ pub(crate) fn rendered(item: &ItemOutcome, create: bool, refreshed: bool) -> Ren
                     return Rendered { status: error.status, members, error: Some(error) };
                 }
             };
-            (status, result, outcome.seq, Some(outcome.version))
+            (status, result, Some(outcome.version))
         }
     };
     if let Some(version) = version {
@@ -170,13 +190,13 @@ pub(crate) fn rendered(item: &ItemOutcome, create: bool, refreshed: bool) -> Ren
     if refreshed {
         members.push(("forced_refresh".to_owned(), true.into()));
     }
-    members.push(("_shards".to_owned(), render::shards(&written.shards, false)));
-    members.push(("_seq_no".to_owned(), seq.into()));
-    members.push(("_primary_term".to_owned(), written.primary_term.into()));
+    members.push(("_shards".to_owned(), shards));
+    members.push(("_seq_no".to_owned(), place.0.into()));
+    members.push(("_primary_term".to_owned(), place.1.into()));
     Rendered { status, members, error: None }
 }
 
-/// A conflict or a rejection, as the replicas worded it.
+/// A conflict, a rejection or a missing document, as the replicas worded it.
 fn refused(item: &ItemOutcome, outcome: &v1::Outcome, shard: u32, create: bool) -> ApiError {
     let conflict = outcome.result() == outcome::Result::VersionConflict;
     let fallback = if conflict {
@@ -190,10 +210,14 @@ fn refused(item: &ItemOutcome, outcome: &v1::Outcome, shard: u32, create: bool) 
         v1::OperationError { r#type: "exception".to_owned(), reason: "rejected".to_owned(), caused_by: None }
     };
     let error = outcome.error.as_ref().unwrap_or(&fallback);
-    let status = if conflict { StatusCode::CONFLICT } else { StatusCode::BAD_REQUEST };
+    let status = match outcome.result() {
+        outcome::Result::VersionConflict => StatusCode::CONFLICT,
+        outcome::Result::Missing => StatusCode::NOT_FOUND,
+        _ => StatusCode::BAD_REQUEST,
+    };
     let mut shown = ApiError::new(status, error.r#type.as_str(), error.reason.as_str());
     shown.caused_by = error.caused_by.as_deref().map(|cause| cause_chain(cause, 0));
-    if conflict {
+    if status != StatusCode::BAD_REQUEST {
         shown = shown.with("shard", shard.to_string()).with("index", item.index.as_str());
     }
     shown
@@ -222,18 +246,6 @@ pub(crate) fn check_id(id: &str) -> Result<(), Error> {
         return Err(Error::invalid("action_request_validation_exception", reason));
     }
     Ok(())
-}
-
-/// Both conditions or none.
-pub(crate) fn check_conditions(operation: &v1::Operation) -> Result<(), Error> {
-    let reason = match (operation.if_seq_no, operation.if_primary_term) {
-        (Some(seq), None) => format!("Validation Failed: 1: ifSeqNo is set to [{seq}], but primary term is [0];"),
-        (None, Some(term)) => {
-            format!("Validation Failed: 1: ifSeqNo is unassigned, but primary term is [{term}];")
-        }
-        _ => return Ok(()),
-    };
-    Err(Error::invalid("action_request_validation_exception", reason))
 }
 
 /// A write is acknowledged when it is durable, whoever serves: `all` and numbers have nothing to act on,
@@ -319,7 +331,7 @@ mod tests {
     use trawl_proto::Seq;
 
     use super::*;
-    use crate::request::{ItemWritten, ShardsSummary};
+    use crate::request::ItemWritten;
 
     fn item(outcome: WriteOutcome) -> ItemOutcome {
         let shards = ShardsSummary { total: 2, successful: 1, ..ShardsSummary::default() };

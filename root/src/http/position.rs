@@ -6,11 +6,11 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use prost::Message;
 use trawl_proto::v1;
 
-use super::error::illegal;
+use super::{error::illegal, respond::Answer};
 use crate::error::Error;
 
 /// Header of answers.
-pub(crate) const POSITION: &str = "x-trawl-position";
+const POSITION: &str = "x-trawl-position";
 /// Header of searches.
 pub(crate) const AFTER: &str = "x-trawl-after";
 
@@ -22,6 +22,14 @@ pub(crate) fn encode(positions: &[v1::Position]) -> Option<String> {
     // A message whose only content is a list of positions.
     let list = v1::RefreshRequest { positions: positions.to_vec() };
     Some(URL_SAFE_NO_PAD.encode(list.encode_to_vec()))
+}
+
+/// An answer with the token of positions, if there are any.
+pub(crate) fn attach(answer: Answer, positions: &[v1::Position]) -> Answer {
+    match encode(positions) {
+        Some(token) => answer.with_header(POSITION, &token),
+        None => answer,
+    }
 }
 
 /// The positions of one token or several; the highest of each shard is kept.

@@ -7,7 +7,7 @@ use http::{Method, StatusCode};
 
 use super::{
     bulk, call, call::Call, cat, cluster, document, error::ApiError, index, info, mapping, mget, msearch,
-    params::decode_segment, respond::Answer, search,
+    params::decode_segment, respond::Answer, search, update,
 };
 
 /// A handler.
@@ -94,6 +94,7 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
         route!(DELETE, "/{}/_doc/{}", document::WRITE_PARAMS, body: false, document::delete),
         route!(PUT_POST, "/{}/_create/{}", document::WRITE_PARAMS, body: true, document::create),
         route!(GET_HEAD, "/{}/_source/{}", document::GET_PARAMS, body: false, document::source),
+        route!(POST, "/{}/_update/{}", update::PARAMS, body: true, update::update),
         route!(PUT, "/{}", admin, body: true, index::create),
         route!(GET, "/{}", shown, body: false, index::get),
         route!(HEAD, "/{}", shown, body: false, index::exists),

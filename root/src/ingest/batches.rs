@@ -94,7 +94,7 @@ fn place_of(
 ) -> Result<(Arc<IndexRecord>, ShardKey), Error> {
     let no_such = || Err(Error::NoSuchIndex(index.to_owned()));
     if operation.id.is_empty() {
-        if operation.kind() == Kind::Delete {
+        if matches!(operation.kind(), Kind::Delete | Kind::Update) {
             return Err(Error::invalid("action_request_validation_exception", "Validation Failed: 1: id is missing;"));
         }
         operation.id = automatic_id(key, place);

@@ -6,8 +6,10 @@ use trawl_proto::v1::{self, operation::Kind};
 use super::super::{
     document::check_id,
     error::illegal,
+    fetch::SourceFilter,
     json::{self, Json, Members},
-    keys,
+    keys, update,
+    write::{Conditions, invalid},
 };
 use crate::error::Error;
 
@@ -39,6 +41,8 @@ pub(super) struct Entry {
     pub(super) id: String,
     /// What to write, or why not.
     pub(super) operation: Result<v1::Operation, Error>,
+    /// What an update says of the document to return.
+    pub(super) source: Option<SourceFilter>,
 }
 
 /// Parses a whole body.
@@ -67,7 +71,7 @@ pub(super) fn parse(body: &Bytes, index: Option<&str>, routing: Option<&str>) ->
                 illegal(format!("Malformed content, the action on line [{number}] is not followed by its document"))
             })?
         };
-        entries.push(head.entry(source)?);
+        entries.push(head.entry(source));
     }
     if entries.is_empty() {
         return Err(Error::invalid("action_request_validation_exception", "Validation Failed: 1: no requests added;"));
@@ -101,8 +105,8 @@ struct Head {
     index: String,
     id: Option<String>,
     routing: Option<String>,
-    if_seq_no: Option<u64>,
-    if_primary_term: Option<u64>,
+    conditions: Conditions,
+    source: Option<SourceFilter>,
     /// Something that this action does not support.
     refused: Option<Error>,
 }
@@ -151,8 +155,8 @@ impl Head {
             index: index.unwrap_or_default().to_owned(),
             id: None,
             routing: routing.map(str::to_owned),
-            if_seq_no: None,
-            if_primary_term: None,
+            conditions: Conditions::default(),
+            source: None,
             refused: None,
         };
         head.members(&members, number)?;
@@ -170,6 +174,10 @@ impl Head {
             if *value == Json::Null {
                 continue;
             }
+            if key == "_source" && self.action == Action::Update {
+                self.source = Some(SourceFilter::parse(value)?);
+                continue;
+            }
             if !value.is_scalar() {
                 return Err(illegal(format!(
                     "Malformed action/metadata line [{number}], expected a simple value for field [{key}] but found [{}]",
@@ -180,8 +188,10 @@ impl Head {
                 "_index" => self.index = keys::text(value, key)?,
                 "_id" => self.id = Some(keys::text(value, key)?),
                 "routing" | "_routing" => self.routing = Some(keys::text(value, key)?),
-                "if_seq_no" => self.if_seq_no = Some(position(value, key)?),
-                "if_primary_term" => self.if_primary_term = Some(position(value, key)?),
+                "if_seq_no" => self.conditions.if_seq_no = Some(position(value, key)?),
+                "if_primary_term" => self.conditions.if_primary_term = Some(position(value, key)?),
+                "version" | "_version" => self.conditions.version = Some(keys::integer(value, key)?),
+                "version_type" | "_version_type" => self.conditions.version_type = Some(keys::text(value, key)?),
                 "op_type" if self.action == Action::Index => match keys::text(value, key)?.as_str() {
                     "index" => {}
                     "create" => self.action = Action::Create,
@@ -189,13 +199,10 @@ impl Head {
                 },
                 "require_alias" | "require_data_stream" if !keys::boolean(value, key)? => {}
                 "pipeline" if value.as_str() == Some("_none") => {}
-                "retry_on_conflict" if self.action == Action::Update => {}
-                "require_alias"
-                | "require_data_stream"
-                | "pipeline"
-                | "version"
-                | "version_type"
-                | "dynamic_templates" => {
+                "retry_on_conflict" if self.action == Action::Update => {
+                    self.conditions.retry_on_conflict = Some(keys::count(value, key)?);
+                }
+                "require_alias" | "require_data_stream" | "pipeline" | "dynamic_templates" => {
                     self.refused = Some(illegal(format!("[{key}] is not supported")));
                 }
                 _ => {
@@ -208,45 +215,35 @@ impl Head {
         Ok(())
     }
 
-    fn entry(self, source: Bytes) -> Result<Entry, Error> {
-        let id = self.id.clone().unwrap_or_default();
-        let operation = self.operation(source);
-        Ok(Entry { action: self.action, index: self.index, id, operation })
+    fn entry(self, source: Bytes) -> Entry {
+        let (operation, wanted) = match self.operation(source) {
+            Ok((operation, wanted)) => (Ok(operation), wanted),
+            Err(error) => (Err(error), None),
+        };
+        let (index, id) = (self.index, self.id.unwrap_or_default());
+        Entry { action: self.action, index, id, operation, source: wanted.or(self.source) }
     }
 
-    fn operation(&self, source: Bytes) -> Result<v1::Operation, Error> {
+    fn operation(&self, source: Bytes) -> Result<(v1::Operation, Option<SourceFilter>), Error> {
         if let Some(refused) = &self.refused {
             return Err(refused.clone());
         }
-        let kind = match self.action {
-            Action::Index => Kind::Index,
-            Action::Create => Kind::Create,
-            Action::Delete => Kind::Delete,
-            Action::Update => return Err(illegal("[update] operations are not supported yet")),
-        };
-        if kind == Kind::Delete && self.id.is_none() {
-            return Err(Error::invalid("action_request_validation_exception", "Validation Failed: 1: id is missing;"));
-        }
-        if kind != Kind::Delete && source.trim_ascii().is_empty() {
-            return Err(Error::invalid(
-                "action_request_validation_exception",
-                "Validation Failed: 1: source is missing;",
-            ));
+        if self.action != Action::Delete && source.trim_ascii().is_empty() {
+            return Err(invalid(&["source is missing".to_owned()]));
         }
         if let Some(id) = &self.id {
             check_id(id)?;
         }
-        let operation = v1::Operation {
-            kind: kind.into(),
-            id: self.id.clone().unwrap_or_default(),
-            routing: self.routing.clone(),
-            source,
-            if_seq_no: self.if_seq_no,
-            if_primary_term: self.if_primary_term,
-            ..Default::default()
+        let (id, routing) = (self.id.clone().unwrap_or_default(), self.routing.clone());
+        let kind = match self.action {
+            Action::Index => Kind::Index,
+            Action::Create => Kind::Create,
+            Action::Delete => Kind::Delete,
+            Action::Update => return update::operation(id, routing, source, self.conditions.clone()),
         };
-        super::super::document::check_conditions(&operation)?;
-        Ok(operation)
+        let mut operation = v1::Operation { kind: kind.into(), id, routing, source, ..Default::default() };
+        self.conditions.apply(&mut operation)?;
+        Ok((operation, None))
     }
 }
 
@@ -274,7 +271,9 @@ mod tests {
             "{\"create\":{\"_index\":\"other\",\"_id\":\"2\",\"routing\":\"r\"}}\n{}\n",
             "{\"delete\":{\"_id\":\"3\",\"if_seq_no\":4,\"if_primary_term\":1}}\n",
             "{\"index\":{}}\n{\"a\":1}\n",
-            "{\"update\":{\"_id\":\"5\"}}\n{\"doc\":{}}\n",
+            "{\"update\":{\"_id\":\"5\",\"retry_on_conflict\":3}}\n{\"doc\":{}}\n",
+            "{\"index\":{\"_id\":\"6\",\"version\":7,\"version_type\":\"external_gte\"}}\n{}\n",
+            "{\"update\":{\"_id\":\"7\",\"_source\":[\"a\"]}}\n{\"doc\":{}}\n",
         ))
         .unwrap();
         let first = entries[0].operation.as_ref().unwrap();
@@ -287,7 +286,12 @@ mod tests {
         let third = entries[2].operation.as_ref().unwrap();
         assert_eq!((third.kind(), third.if_seq_no, third.if_primary_term), (Kind::Delete, Some(4), Some(1)));
         assert_eq!(entries[3].operation.as_ref().unwrap().id, "");
-        assert_eq!(entries[4].operation.as_ref().unwrap_err().to_string(), "[update] operations are not supported yet");
+        let fifth = entries[4].operation.as_ref().unwrap();
+        assert_eq!((fifth.kind(), &fifth.source[..]), (Kind::Update, &b"{\"doc\":{}}"[..]));
+        assert_eq!(fifth.if_seq_no, None);
+        let sixth = entries[5].operation.as_ref().unwrap();
+        assert_eq!((sixth.version, sixth.version_type()), (Some(7), v1::operation::VersionType::ExternalGte));
+        assert!(entries[6].source.as_ref().is_some_and(|source| source.wanted && source.includes == ["a"]));
     }
 
     #[test]
