@@ -82,7 +82,7 @@ pub trait Store: Send + Sync + 'static {
     /// [`Error::Conflict`] names the first guard that did not hold; nothing was written then.
     async fn commit(&self, guards: &[Guard], writes: &[Write]) -> Result<Revision, Error>;
 
-    /// As [`Store::commit`], but watches may hear of it a second later: for counters that merely grow, of
+    /// As [`Store::commit`], but watches may hear of it up to two seconds later: for counters that merely grow, of
     /// which there are so many that each observer should be woken for a number of them at once.
     async fn commit_unhurried(&self, guards: &[Guard], writes: &[Write]) -> Result<Revision, Error> {
         self.commit(guards, writes).await

@@ -29,8 +29,10 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 const CHECKPOINT_BYTES: u64 = 4 << 20;
 /// Size of the write-ahead log at which writers are held up until it starts over.
 const WAL_BYTES_MAX: u64 = 64 << 20;
-/// How late a soft ring is heard at most, give or take one look at the bell.
-const SOFT_DELAY: Duration = Duration::from_secs(1);
+/// How late a soft ring is heard at most, give or take one look at the bell. Longer than the pause between
+/// two renewals of the lease, which ring aloud and bring along what was rung softly; and short enough that,
+/// without a leader, no two sightings of a heartbeat are as far apart as the lease time.
+const SOFT_DELAY: Duration = Duration::from_millis(1_500);
 /// What a commit writes besides its contents: about four pages.
 const COMMIT_BYTES: u64 = 16 << 10;
 
