@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use trawl_cluster::catalog::{NodeRecord, Role, ServingRecord, keys};
-use trawl_cluster::store::Write;
+use trawl_cluster::store::{Revision, Write};
 use trawl_cluster::{Engine, Membership, View, Viewer};
 use trawl_data::mapping::Mapping;
 use trawl_proto::v1::leaf_server::LeafServer;
@@ -116,6 +116,7 @@ impl LeafNode {
             engine: engine.clone(),
             apply_slots: Arc::new(Semaphore::new(config.apply_threads.max(1))),
             writer_slots: WriterSlots::new(config.writers_max),
+            verify_slot: Semaphore::new(1),
             metrics: Metrics::new(registry),
             config: config.clone(),
         };
@@ -174,6 +175,7 @@ impl LeafNode {
             closing: HashMap::new(),
             published: HashSet::new(),
             cleaned: false,
+            seen: None,
         };
         let heads = watch_heads(self.service.clone(), self.shared.clone());
         let result = tokio::select! {
@@ -258,6 +260,8 @@ struct Keeper {
     published: HashSet<ShardKey>,
     /// Whether directories have been compared with the store since the last change.
     cleaned: bool,
+    /// The store's revision that was noted last.
+    seen: Option<Revision>,
 }
 
 impl Keeper {
@@ -266,8 +270,9 @@ impl Keeper {
         let mut views = self.viewer.subscribe();
         loop {
             let view = views.borrow_and_update().clone();
+            self.saw(&view).await;
             self.open_and_close(&view);
-            if !self.cleaned && self.closing.is_empty() {
+            if !self.cleaned && self.closing.is_empty() && self.seen == Some(view.revision) {
                 self.clean(&view).await;
             }
             self.catch_up_when_expelled(&view).await;
@@ -277,6 +282,18 @@ impl Keeper {
                 () = self.changed.notified() => {}
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
+        }
+    }
+
+    /// Notes how new the store is, before anything is done about what it says.
+    async fn saw(&mut self, view: &Arc<View>) {
+        if self.seen == Some(view.revision) {
+            return;
+        }
+        let (data_dir, seen) = (self.data_dir.clone(), view.clone());
+        match blocking(move || data_dir.saw(&seen)).await {
+            Ok(()) => self.seen = Some(view.revision),
+            Err(error) => tracing::warn!(error = error.reason(), "cannot note the store's revision"),
         }
     }
 

@@ -11,6 +11,7 @@ pub mod outcomes;
 mod poison;
 pub mod slots;
 pub mod tail;
+pub mod verify;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -83,6 +84,12 @@ pub struct Replica {
     suspect: AtomicBool,
     /// Set while the log has lost history that the replica holds.
     broken: Mutex<Option<Broken>>,
+    /// Set while the replica is made anew: it holds nothing.
+    empty: AtomicBool,
+    /// Whether its files were found to match their checksums since the process started.
+    verified: AtomicBool,
+    /// Why the tail has to stop and the replica be made anew.
+    anew: Mutex<Option<String>>,
     /// How far the replica's copy from another leaf is.
     copying: Arc<copy::client::Progress>,
     bytes_on_disk: AtomicU64,
@@ -121,6 +128,9 @@ impl Replica {
             refresh_interval: AtomicU64::new(u64::MAX),
             suspect: AtomicBool::new(false),
             broken: Mutex::default(),
+            empty: AtomicBool::new(false),
+            verified: AtomicBool::new(false),
+            anew: Mutex::default(),
             copying: Arc::default(),
             bytes_on_disk: AtomicU64::new(0),
             skips: Arc::default(),
@@ -279,6 +289,12 @@ impl Replica {
             poison: poison.as_ref().map(|(at, _)| (*at).into()),
             poison_reason: poison.map(|(_, reason)| reason).unwrap_or_default(),
         }
+    }
+
+    /// Stops the replica; the mark in its directory (`ReplicaDir::make_anew`) has to be there already.
+    pub fn must_be_made_anew(&self, reason: String) {
+        *self.anew.lock() = Some(reason);
+        self.wake.notify_one();
     }
 
     fn want_commit(&self, seq: Seq) {

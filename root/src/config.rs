@@ -159,6 +159,14 @@ pub struct LeadConfig {
     pub poison_interval: Duration,
     /// Before a step that failed is tried again. Default 500 ms.
     pub retry: Duration,
+    /// Between two questions whether any log has lost history that replicas hold. Default 1 s.
+    pub repair_interval: Duration,
+    /// How long a log is known to be broken before it is repaired, so that every replica has looked: more
+    /// than leaves take between two looks at the heads. Default 2 s.
+    pub repair_settle: Duration,
+    /// How long the repair waits for leaves that hold the shard and do not answer: what only they hold
+    /// would be lost. Default 10 s.
+    pub repair_wait_max: Duration,
 }
 
 impl Default for LeadConfig {
@@ -169,6 +177,9 @@ impl Default for LeadConfig {
             log_bytes_high: 512 << 20,
             poison_interval: Duration::from_secs(1),
             retry: Duration::from_millis(500),
+            repair_interval: Duration::from_secs(1),
+            repair_settle: Duration::from_secs(2),
+            repair_wait_max: Duration::from_secs(10),
         }
     }
 }

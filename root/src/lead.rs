@@ -8,6 +8,7 @@
 mod placement;
 mod poison;
 mod removal;
+mod repair;
 mod trim;
 
 use std::sync::Arc;
@@ -40,7 +41,13 @@ pub(crate) async fn run(
         root.metrics.leading.set(i64::from(epoch.is_some()));
         let lead = async {
             match epoch {
-                Some(epoch) => Leader { root: &root, fence: &fence, epoch }.lead().await,
+                Some(epoch) => {
+                    let leader = Leader { root: &root, fence: &fence, epoch };
+                    tokio::select! {
+                        () = leader.lead() => {}
+                        () = repair::run(&root, epoch) => {}
+                    }
+                }
                 None => std::future::pending().await,
             }
         };

@@ -188,6 +188,10 @@ impl LeafClient {
         refresh(v1::RefreshRequest) -> v1::RefreshResponse;
         /// What the leaf holds.
         status(v1::StatusRequest) -> v1::StatusResponse;
+        /// Replicas whose log has lost history.
+        broken(v1::BrokenRequest) -> v1::BrokenResponse;
+        /// Where a replica stands.
+        history(v1::HistoryRequest) -> v1::HistoryResponse;
     }
 
     async fn call<Q, A>(

@@ -42,6 +42,8 @@ pub struct Metrics {
     pub leading: Gauge,
     /// What was refused, by the limit that was reached.
     pub refusals: Refusals,
+    /// Logs that lost history and were repaired by this root.
+    pub incarnations_begun: Counter,
 }
 
 impl Metrics {
@@ -64,6 +66,7 @@ impl Metrics {
             operations_skipped: Counter::default(),
             leading: Gauge::default(),
             refusals: Refusals::default(),
+            incarnations_begun: Counter::default(),
         };
         let registry = registry.sub_registry_with_prefix("trawl_root");
         registry.register("searches", "Searches answered, in whatever way", metrics.searches.clone());
@@ -115,6 +118,8 @@ impl Metrics {
         registry.register("leading", "1 while this root leads", metrics.leading.clone());
         let help = "Requests and operations that were refused, by the limit that was reached";
         registry.register("limit_refusals", help, metrics.refusals.0.clone());
+        let help = "Logs that had lost history and went on behind what a replica held";
+        registry.register("incarnations_begun", help, metrics.incarnations_begun.clone());
         metrics
     }
 }

@@ -1,5 +1,7 @@
 //! What a replica tells the leader when the log has lost history that it holds.
 
+use std::sync::atomic::Ordering;
+
 use trawl_proto::v1::failure::Kind;
 use trawl_proto::{failure, v1};
 
@@ -35,6 +37,9 @@ impl Replica {
             return history;
         }
         let progress = self.progress();
+        if self.empty.load(Ordering::Relaxed) {
+            return v1::HistoryResponse::default();
+        }
         let failure = match progress.applied.incarnation.0 {
             0 => Some(failure(Kind::Unavailable, format!("shard {} is not open: {}", self.shard, progress.reason))),
             _ => None,

@@ -10,6 +10,7 @@
 //!                               (or begin with nothing, if the log reaches back to its start)
 //! ```
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use trawl_cluster::Error as EngineError;
@@ -59,6 +60,7 @@ impl Tail {
         }
         self.replica.searcher.store(Some(searcher));
         self.replica.publish(&core);
+        self.replica.empty.store(false, Ordering::Relaxed);
         let (core, target) = self.settle(core).await?;
         self.replica.set_whole();
         // A replica whose index was made again goes on serving what it served before.
@@ -144,8 +146,10 @@ impl Tail {
         let shard = self.replica.shard();
         tracing::warn!(%shard, reason, "replica is made anew");
         self.replica.set_whole();
+        self.replica.empty.store(true, Ordering::Relaxed);
         self.replica.set_phase(Phase::Recovering, format!("is made anew: {reason}"));
         self.replica.searcher.store(None);
+        self.replica.outcomes.lock().clear();
         self.replica.progress.send_modify(|progress| {
             (progress.applied, progress.committed) = (Generation::default(), Generation::default());
             progress.chain = 0;

@@ -45,6 +45,8 @@ pub struct Shared {
     pub apply_slots: Arc<Semaphore>,
     /// Bounds the index writers.
     pub writer_slots: WriterSlots,
+    /// Held by the replica whose files are being checked.
+    pub verify_slot: Semaphore,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -78,8 +80,13 @@ impl Tail {
             let began = Instant::now();
             let Some(result) = shutdown.run_until_cancelled(self.open()).await else { return };
             let error = match result {
-                Ok(opened) => match opened.run(&shutdown).await {
+                Ok(opened) => match self.run_opened(opened, &shutdown).await {
                     Ok(()) => return,
+                    // Marked: opening makes it anew.
+                    Err(Stop::Error(Error::Anew(reason))) => {
+                        tracing::warn!(%shard, reason, "replica has to be made anew");
+                        continue;
+                    }
                     // Opening looks closer at what is wrong.
                     Err(Stop::Error(Error::History(reason))) => {
                         tracing::warn!(%shard, reason, "the log does not go on as this replica expects");
@@ -89,15 +96,19 @@ impl Tail {
                     Err(Stop::Spares(_) | Stop::Schema(_) | Stop::Commit | Stop::Again) => continue,
                 },
                 Err(error) if error.is_damage() => {
-                    let Some(recovered) = shutdown.run_until_cancelled(self.recover(error.reason())).await else {
-                        return;
+                    let reason = match &error {
+                        Error::Anew(reason) => reason.clone(),
+                        other => other.reason(),
                     };
-                    copies += 1;
-                    match recovered {
-                        Ok(()) if copies == 1 => continue,
+                    match shutdown.run_until_cancelled(self.recover(reason)).await {
+                        None => return,
+                        Some(Ok(())) if copies == 0 => {
+                            copies += 1;
+                            continue;
+                        }
                         // Copied, and again no good: not at full speed.
-                        Ok(()) => error,
-                        Err(error) => error,
+                        Some(Ok(())) => error,
+                        Some(Err(error)) => error,
                     }
                 }
                 Err(error) => error,
@@ -124,6 +135,17 @@ impl Tail {
             abandoned: self.shared.metrics.draft_threads_abandoned.clone(),
             faults: faults.clone(),
         }
+    }
+
+    /// Follows the log, and checks the files meanwhile.
+    async fn run_opened(&self, opened: Opened<'_>, shutdown: &CancellationToken) -> Result<(), Stop> {
+        let run = opened.run(shutdown);
+        tokio::pin!(run);
+        tokio::select! {
+            result = &mut run => return result,
+            () = self.verify() => {}
+        }
+        run.await
     }
 }
 
@@ -214,6 +236,9 @@ impl<'a> Opened<'a> {
     }
 
     fn check_history(&self) -> Result<(), Error> {
+        if let Some(reason) = self.tail.replica.anew.lock().take() {
+            return Err(Error::Anew(reason));
+        }
         match self.tail.replica.suspect.swap(false, Ordering::Relaxed) {
             true => Err(Error::History("its head is not where it was".to_owned())),
             false => Ok(()),

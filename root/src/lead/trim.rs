@@ -98,7 +98,9 @@ async fn committed(root: &Root, view: &View, due: &[(&ShardKey, Head)]) -> HashM
         for replica in answer.into_iter().flat_map(|answer| answer.replicas) {
             let Some(shard) = replica.shard.as_ref().map(ShardKey::from) else { continue };
             let head = due.iter().find(|(there, _)| **there == shard).map(|(_, head)| head);
-            if head.is_some_and(|head| head.incarnation.0 == replica.incarnation) {
+            // A replica that holds what the log has lost holds the log until it is repaired.
+            let is_broken = |head: &Head| replica.broken || replica.committed > head.last.0;
+            if head.is_some_and(|head| head.incarnation.0 == replica.incarnation && !is_broken(head)) {
                 committed.insert((shard, leaf.clone()), Seq(replica.committed));
             }
         }

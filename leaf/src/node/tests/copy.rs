@@ -264,3 +264,29 @@ async fn a_damaged_replica_without_others_begins_anew_from_a_log_that_reaches_ba
     assert_eq!(cluster.engine.log.heads(&[shard]).await.unwrap()[0].as_ref().unwrap().last, Seq(1));
     leaf.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_bit_is_found_in_the_background_and_the_replica_made_anew() {
+    let (pair, mut source) = Pair::new(500).await;
+    pair.assign(&["leaf-0", "leaf-1"]).await;
+    let config = pair.config("leaf-1");
+    let dir = ReplicaDir::new(replica_path(&config, "uid-1"));
+    let mut target = pair.cluster.start(config.clone()).await;
+    target.serving(&pair.shard).await;
+    target.stop().await;
+    let damaged = dir.peek().unwrap().unwrap();
+    // Stored documents: no search notices.
+    let store = std::fs::read_dir(&damaged).unwrap().flatten().map(|file| file.path());
+    let store = store.filter(|path| path.extension().is_some_and(|extension| extension == "store"));
+    let store = store.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let mut bytes = std::fs::read(&store).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    std::fs::write(&store, bytes).unwrap();
+    let mut target = pair.cluster.start(config).await;
+    until("another index is in use", || dir.peek().unwrap().unwrap() != damaged && dir.anew().unwrap().is_none()).await;
+    pair.agree(&mut source, &mut target).await;
+    assert!(tantivy::Index::open_in_dir(dir.peek().unwrap().unwrap()).unwrap().validate_checksum().unwrap().is_empty());
+    source.stop().await;
+    target.stop().await;
+}

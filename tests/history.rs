@@ -1,0 +1,239 @@
+//! An engine that lost history (a backup was restored), and replicas that lost theirs, through the real
+//! binary: nothing acknowledged is lost and all replicas agree.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod harness;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use harness::{Client, Cluster, wait_until};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+const SHARDS: u32 = 2;
+
+fn mappings() -> Value {
+    json!({"properties": {"title": {"type": "text"}, "number": {"type": "long"}}})
+}
+
+/// Writes documents one bulk after the other and notes what was acknowledged with which content.
+struct Writer {
+    acknowledged: BTreeMap<String, Value>,
+}
+
+impl Writer {
+    async fn write(&mut self, client: &Client, range: std::ops::Range<usize>, content: &str) {
+        for start in range.clone().step_by(40) {
+            self.write_all(client, start..range.end.min(start + 40), content).await;
+        }
+    }
+
+    /// In one bulk.
+    async fn write_all(&mut self, client: &Client, range: std::ops::Range<usize>, content: &str) {
+        let document = |number| json!({"title": format!("{content} {number}"), "number": number});
+        let documents: Vec<_> = range.map(|number| (format!("d{number}"), document(number))).collect();
+        client.bulk_index("log", &documents, false).await;
+        self.acknowledged.extend(documents);
+    }
+
+    async fn delete(&mut self, client: &Client, number: usize) {
+        let id = format!("d{number}");
+        client.bulk("log", format!("{}\n", json!({"delete": {"_id": id}})), false).await;
+        self.acknowledged.remove(&id);
+    }
+
+    /// Every leaf's replicas hold exactly what was acknowledged.
+    async fn check(&self, cluster: &Cluster) {
+        cluster.green().await;
+        let refreshed = cluster.client.get("/log/_refresh").await;
+        assert_eq!(refreshed.body["_shards"]["failed"], 0, "{}", refreshed.text);
+        let mut first: Option<BTreeMap<String, Value>> = None;
+        for leaf in ["leaf-0", "leaf-1"] {
+            let found = everything(&cluster.client, leaf).await;
+            let contents: BTreeMap<_, _> = found.iter().map(|(id, hit)| (id.clone(), hit["_source"].clone())).collect();
+            assert_eq!(contents.len(), self.acknowledged.len(), "documents on {leaf}");
+            assert_eq!(contents, self.acknowledged, "documents on {leaf}");
+            match &first {
+                None => first = Some(found),
+                Some(first) => assert_eq!(*first, found, "both replicas agree on seqs, terms and versions too"),
+            }
+        }
+    }
+}
+
+/// All documents with their seqs, as one leaf's replicas have them.
+async fn everything(client: &Client, leaf: &str) -> BTreeMap<String, Value> {
+    let (mut found, mut after) = (BTreeMap::new(), Value::Null);
+    loop {
+        let mut body = json!({"size": 1000, "sort": [{"number": "asc"}], "seq_no_primary_term": true, "version": true});
+        if !after.is_null() {
+            body["search_after"] = after;
+        }
+        let answer = client.post(&format!("/log/_search?preference=_only_nodes:{leaf}"), body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        assert_eq!(answer.body["_shards"]["failed"], 0, "{}", answer.text);
+        let hits = answer.body["hits"]["hits"].as_array().unwrap().clone();
+        let Some(last) = hits.last() else { return found };
+        after = last["sort"].clone();
+        for hit in hits {
+            let kept = json!({"_source": hit["_source"], "_seq_no": hit["_seq_no"],
+                "_primary_term": hit["_primary_term"], "_version": hit["_version"]});
+            assert!(found.insert(hit["_id"].as_str().unwrap().to_owned(), kept).is_none(), "twice: {hit}");
+        }
+    }
+}
+
+/// The logs of a SQLite engine at rest: its file and what is written ahead of it.
+fn log_files(cluster: &Cluster) -> Vec<PathBuf> {
+    let dir = cluster.data_dir().join("cluster");
+    ["logs.db", "logs.db-wal", "logs.db-shm"].map(|name| dir.join(name)).to_vec()
+}
+
+fn copy_files(files: &[PathBuf], to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in files {
+        if file.exists() {
+            std::fs::copy(file, to.join(file.file_name().unwrap())).unwrap();
+        }
+    }
+}
+
+fn restore(files: &[PathBuf], from: &Path) {
+    for file in files {
+        let _ = std::fs::remove_file(file);
+        let kept = from.join(file.file_name().unwrap());
+        if kept.exists() {
+            std::fs::copy(kept, file).unwrap();
+        }
+    }
+}
+
+/// A root without a supervisor and without leaves. Killed when it is dropped.
+struct LoneRoot {
+    child: std::process::Child,
+    client: Client,
+}
+
+impl LoneRoot {
+    async fn start(cluster: &Cluster) -> Self {
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let engine = format!("sqlite:{}", cluster.data_dir().join("cluster").display());
+        let child = std::process::Command::new(harness::TRAWL)
+            .args(["--log", "warn", "root", "--cluster", &engine, "--http", &address.to_string(), "--name", "root-0"])
+            .spawn()
+            .unwrap();
+        let root = Self { child, client: Client::new(format!("http://{address}")) };
+        wait_until("the root is ready", async || {
+            root.client.try_send("GET", "/readyz", None, &[]).await.is_ok_and(|answer| answer.status == 200)
+        })
+        .await;
+        root
+    }
+}
+
+impl Drop for LoneRoot {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn incarnations(cluster: &Cluster) -> Vec<u64> {
+    let status = cluster.client.get("/_trawl/cluster").await.body;
+    status["shards"].as_array().unwrap().iter().filter_map(|shard| shard["incarnation"].as_u64()).collect()
+}
+
+/// Loads, backs the logs up, and loads more; returns with everything stopped. When it `lags`, one of two
+/// replicas has not seen the last of it.
+async fn load_and_lose(cluster: &mut Cluster, writer: &mut Writer, backup: &Path, lags: bool) {
+    cluster.client.create_index("log", SHARDS, 1, mappings()).await;
+    writer.write(&cluster.client, 0..800, "before").await;
+    cluster.kill_everything().await;
+    copy_files(&log_files(cluster), backup);
+    cluster.up().await;
+    cluster.green().await;
+    writer.write(&cluster.client, 400..1_000, "lost").await;
+    if lags {
+        cluster.signal("leaf-1", Signal::SIGSTOP);
+    }
+    writer.write(&cluster.client, 950..1_200, "lost last").await;
+    for number in [3, 500, 1_100] {
+        writer.delete(&cluster.client, number).await;
+    }
+    // What no replica has committed when everything is killed is nowhere but in the log.
+    wait_until("leaf-0 has committed all", async || {
+        let body = json!({"query": {"match": {"title": "lost last"}}, "track_total_hits": true, "size": 0});
+        let all = cluster
+            .client
+            .post("/log/_search?preference=_only_nodes:leaf-0", json!({"size": 0, "track_total_hits": true}));
+        let last = cluster.client.post("/log/_search?preference=_only_nodes:leaf-0", body);
+        let (all, last) = (all.await, last.await);
+        let total = |answer: &harness::Answer| answer.body["hits"]["total"]["value"].as_u64();
+        total(&all) == Some(writer.acknowledged.len() as u64) && total(&last).is_some_and(|found| found > 0)
+    })
+    .await;
+    if !lags {
+        cluster.client.get("/log/_refresh").await;
+    }
+    cluster.kill_everything().await;
+    restore(&log_files(cluster), backup);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_backup_of_the_logs_loses_nothing() {
+    let backup = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(1, 2).await;
+    let mut writer = Writer { acknowledged: BTreeMap::new() };
+    load_and_lose(&mut cluster, &mut writer, backup.path(), false).await;
+    cluster.up().await;
+    wait_until("a new incarnation", async || incarnations(&cluster).await.iter().all(|number| *number == 2)).await;
+    writer.check(&cluster).await;
+    // Life goes on, in the new incarnation.
+    let written = cluster.client.put("/log/_doc/d1", json!({"title": "after", "number": 1})).await;
+    assert_eq!(written.body["_primary_term"], 2, "{}", written.text);
+    writer.acknowledged.insert("d1".to_owned(), json!({"title": "after", "number": 1}));
+    writer.write(&cluster.client, 1_150..1_300, "after").await;
+    writer.check(&cluster).await;
+    // And through a crash.
+    cluster.kill_everything().await;
+    cluster.up().await;
+    writer.check(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_on_a_log_that_had_lost_its_tail_is_not_lost_either() {
+    let backup = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(1, 2).await;
+    let mut writer = Writer { acknowledged: BTreeMap::new() };
+    load_and_lose(&mut cluster, &mut writer, backup.path(), true).await;
+    // A root by itself takes writes, more than were lost, before any leaf can look at the logs.
+    let root = LoneRoot::start(&cluster).await;
+    writer.write_all(&root.client, 700..2_000, "grown").await;
+    drop(root);
+    cluster.up().await;
+    wait_until("a new incarnation", async || {
+        let incarnations = incarnations(&cluster).await;
+        incarnations.len() == 2 * SHARDS as usize && incarnations.iter().all(|number| *number == 2)
+    })
+    .await;
+    writer.check(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaf_that_lost_its_disk_copies_what_the_log_does_not_have_any_more() {
+    let backup = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(1, 2).await;
+    let mut writer = Writer { acknowledged: BTreeMap::new() };
+    // After a repair the log begins behind what the replicas hold: nothing in it reaches back.
+    load_and_lose(&mut cluster, &mut writer, backup.path(), false).await;
+    cluster.up().await;
+    writer.check(&cluster).await;
+    cluster.kill_everything().await;
+    std::fs::remove_dir_all(cluster.data_dir().join("leaf-1").join("shards")).unwrap();
+    cluster.up().await;
+    writer.write(&cluster.client, 0..100, "after").await;
+    writer.check(&cluster).await;
+}
