@@ -64,6 +64,11 @@ pub struct Config {
     pub draft_threads_abandoned_max: usize,
     /// Operations that panic or hang on purpose, for tests. Default none.
     pub faults: Arc<[Fault]>,
+    /// How long outcomes are kept in files beside the index, by the log's time: as long as a message id
+    /// is remembered. Default 1 h.
+    pub outcomes_time: Duration,
+    /// Bytes of those files per replica, about; the oldest go first. Default 64 MiB.
+    pub outcomes_bytes_max: u64,
     /// Bytes of log rows read at a time. Default 4 MiB.
     pub read_bytes: usize,
 
@@ -113,6 +118,8 @@ impl Config {
             pending_bytes_max: 256 << 20,
             pending_source_bytes_max: 16 << 20,
             outcomes_max: 100_000,
+            outcomes_time: Duration::from_secs(3_600),
+            outcomes_bytes_max: 64 << 20,
             draft_time_max: Duration::from_secs(10),
             draft_threads_abandoned_max: 8,
             faults: Arc::new([]),

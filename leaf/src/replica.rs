@@ -7,6 +7,7 @@ pub mod fit;
 pub mod history;
 pub mod lag;
 pub mod open;
+pub mod outcome_files;
 pub mod outcomes;
 mod poison;
 pub mod slots;
@@ -23,14 +24,16 @@ use tokio::sync::{Notify, watch};
 use trawl_cluster::shard_log::Head;
 use trawl_proto::v1::failure::Kind;
 use trawl_proto::v1::{self, Failure};
-use trawl_proto::{Generation, Seq, ShardKey, failure};
+use trawl_proto::{Generation, Incarnation, Seq, ShardKey, failure};
 
 use crate::apply::Skips;
 use crate::apply::pending::Pending;
+use crate::error::Error;
 use crate::schema::FieldMap;
 use crate::{ShardSearcher, copy};
 use history::Broken;
 use lag::{Lag, SeenHead};
+use outcome_files::OutcomeFiles;
 use outcomes::Outcomes;
 use poison::Poison;
 
@@ -69,6 +72,8 @@ pub struct Replica {
     fields: ArcSwapOption<FieldMap>,
     pending: Arc<Pending>,
     outcomes: Mutex<Outcomes>,
+    /// Older ones; locked on blocking threads only.
+    outcome_files: Mutex<Option<OutcomeFiles>>,
     progress: watch::Sender<Progress>,
     /// Wakes the tail: the log may have grown, or somebody wants a commit.
     wake: Notify,
@@ -120,6 +125,7 @@ impl Replica {
             fields: ArcSwapOption::empty(),
             pending: Arc::default(),
             outcomes: Mutex::new(Outcomes::new(outcomes_max)),
+            outcome_files: Mutex::default(),
             progress: watch::Sender::new(progress),
             wake: Notify::new(),
             commit_wanted: AtomicU64::new(0),
@@ -200,9 +206,53 @@ impl Replica {
         self.wait(deadline, reached, |progress| progress.phase == Phase::Failed).await
     }
 
-    /// The outcomes that are remembered of a range of operations.
-    pub fn outcomes(&self, first: Seq, last: Seq) -> Vec<v1::Outcome> {
-        self.outcomes.lock().range(first.0, last.0)
+    /// The outcomes that are remembered of a range of operations: the recent ones from memory, those
+    /// before from files. Outcomes of rows of a later incarnation are of other operations and left out.
+    pub async fn outcomes(self: &Arc<Self>, incarnation: Incarnation, first: Seq, last: Seq) -> Vec<v1::Outcome> {
+        let applied = self.progress.borrow().applied;
+        let recent = match applied.incarnation > incarnation {
+            true => Vec::new(),
+            false => self.outcomes.lock().range(first.0, last.0),
+        };
+        let before = recent.first().map_or(last.min(applied.seq), |outcome| Seq(outcome.seq.saturating_sub(1)));
+        if before < first {
+            return recent;
+        }
+        let replica = self.clone();
+        let read = tail::blocking(move || {
+            let places = match replica.outcome_files.lock().as_mut() {
+                Some(files) => files.find(first.0, before.0)?,
+                None => Vec::new(),
+            };
+            let mut found = Vec::new();
+            for place in places {
+                let outcomes = place.read(first.0, before.0)?;
+                found.extend(outcomes.into_iter().filter(|(of, _)| *of <= incarnation).map(|(_, outcome)| outcome));
+            }
+            Ok(found)
+        });
+        let mut outcomes = read.await.unwrap_or_else(|error| {
+            tracing::warn!(shard = %self.shard, reason = error.reason(), "cannot read outcomes");
+            Vec::new()
+        });
+        outcomes.extend(recent);
+        outcomes
+    }
+
+    /// Begins to remember outcomes behind what the files have.
+    fn remember(&self, files: OutcomeFiles) {
+        // Also what was known in memory: another history may begin, and the same comes again.
+        self.outcomes.lock().clear();
+        *self.outcome_files.lock() = Some(files);
+    }
+
+    /// Makes the outcomes in files durable; on blocking threads only.
+    fn sync_outcomes(&self) -> Result<(), Error> {
+        let files = match self.outcome_files.lock().as_mut() {
+            Some(files) => files.unsynced()?,
+            None => Vec::new(),
+        };
+        files.iter().try_for_each(|file| file.sync_data()).map_err(Error::io("sync", "outcomes"))
     }
 
     /// Whether the id was touched since the last commit. Ask this first and take the searcher

@@ -22,11 +22,14 @@ pub async fn outcomes(service: &Service, request: v1::OutcomesRequest, deadline:
         return v1::OutcomesResponse { outcomes: Vec::new(), failure: Some(failure(Kind::Unavailable, reason)) };
     }
     let present = replica.progress().applied.incarnation;
-    if waited.is_ok() && present > Incarnation(request.incarnation) {
+    let incarnation = Incarnation(request.incarnation);
+    let outcomes = replica.outcomes(incarnation, Seq(request.first_seq), Seq(request.last_seq)).await;
+    // Operations from before the present incarnation began are told as long as they are remembered.
+    let is_short = (outcomes.len() as u64) < (request.last_seq + 1).saturating_sub(request.first_seq);
+    if waited.is_ok() && present > incarnation && is_short {
         let reason = format!("incarnation {} was replaced by {present}", request.incarnation);
         return v1::OutcomesResponse { outcomes: Vec::new(), failure: Some(failure(Kind::Unavailable, reason)) };
     }
-    let outcomes = replica.outcomes(Seq(request.first_seq), Seq(request.last_seq));
     let failure = waited.err().filter(|failure| failure.kind() != Kind::Deadline);
     v1::OutcomesResponse { outcomes, failure }
 }

@@ -19,6 +19,7 @@ use trawl_proto::{Generation, NodeName, Seq};
 
 use super::Phase;
 use super::fit::{Fit, Standing, fit};
+use super::outcome_files::{Limits, OutcomeFiles};
 use super::tail::{Opened, Tail, blocking};
 use crate::apply::Core;
 use crate::copy::client::{self, Source};
@@ -47,17 +48,22 @@ impl Tail {
         let (shard, dir, pending) = (self.replica.shard().clone(), self.dir.clone(), self.replica.pending.clone());
         let (version, bytes, mappings) = (self.mapping_version, self.shared.config.writer_bytes, (self.mappings)());
         let source_bytes_max = self.shared.config.pending_source_bytes_max;
+        let config = &self.shared.config;
+        let kept = Limits { time: config.outcomes_time, bytes_max: config.outcomes_bytes_max };
+        let replica_dir = self.dir.path().to_owned();
         let (limits, skips) = (self.draft_limits(), self.replica.skips.clone());
-        let (core, searcher) = blocking(move || {
+        let (core, searcher, outcomes) = blocking(move || {
             let mut core = Core::open(shard, dir, version, bytes, pending, mappings)?.with(limits, skips);
             core.keep_sources_within(source_bytes_max);
             let searcher = core.searcher()?;
-            Ok((core, searcher))
+            let outcomes = OutcomeFiles::open(&replica_dir, kept, core.state())?;
+            Ok((core, searcher, outcomes))
         })
         .await?;
         if let Some(at) = core.diverged() {
             return Err(Error::Anew(format!("operation {at} was applied here and is skipped since")));
         }
+        self.replica.remember(outcomes);
         self.replica.searcher.store(Some(searcher));
         self.replica.publish(&core);
         self.replica.empty.store(false, Ordering::Relaxed);

@@ -388,7 +388,10 @@ impl<'a> Opened<'a> {
         let Some(mut core) = self.core.take() else { return Ok(()) };
         let began = Instant::now();
         let slot = shared.apply_slots.acquire().await;
+        let replica = self.tail.replica.clone();
         let (core, searcher) = blocking(move || {
+            // Before the commit, so that behind a crash no outcome of what is committed is missing.
+            replica.sync_outcomes()?;
             let searcher = core.commit()?;
             Ok((core, searcher))
         })
@@ -480,6 +483,9 @@ fn apply(core: &mut Core, rows: &mut VecDeque<Record>, replica: &Replica, metric
         let incarnation = core.applied().incarnation;
         let outcomes = core.apply(row, rows.get(1))?;
         metrics.count(&outcomes);
+        if let Some(files) = replica.outcome_files.lock().as_mut() {
+            files.append(row, &outcomes)?;
+        }
         let mut ring = replica.outcomes.lock();
         if incarnation != row.incarnation {
             ring.clear();

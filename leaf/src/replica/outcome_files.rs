@@ -1,0 +1,471 @@
+//! Outcomes in files beside the index: what the ring in memory has forgotten, and what a restart would
+//! forget.
+//!
+//! ```text
+//! DIR/outcomes/00000000000000000001      records of rows, the first begins with operation 1
+//! DIR/outcomes/00000000000000250001      … and so on; the oldest file goes when its time is over
+//!
+//! record: length of the message (u32) | xxh3_64 of the message (u64) | v1::OutcomeRow
+//! ```
+//!
+//! Outcomes are a pure function of the log, so the files are only ever a memory: what is missing at
+//! their end comes again as rows are applied again. They are made durable before each commit, which is
+//! why nothing is missing behind one. At opening they are cut back to the commit, and believed only as
+//! far as the chain of the log that the commit knows confirms them.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message;
+use trawl_cluster::shard_log::Record;
+use trawl_proto::Incarnation;
+use trawl_proto::v1::{Outcome, OutcomeRow, OutcomeRun};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::apply::state::State;
+use crate::error::Error;
+
+/// Bytes before a record's message.
+const HEAD_BYTES: usize = 12;
+/// A longer message is damage: a row of the log has at most some hundred thousand operations.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// Between two places of a file that can be sought, in bytes.
+const MARK_BYTES: u64 = 8 << 10;
+/// Records are gathered to about so many bytes before they are written.
+const BUFFER_BYTES: usize = 64 << 10;
+/// Files that the time and the bytes that are kept are divided among.
+const FILES: u64 = 8;
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long, by the log's time.
+    pub time: Duration,
+    /// How many bytes of files, about.
+    pub bytes_max: u64,
+}
+
+/// The files of one replica, open for appending.
+#[derive(Debug)]
+pub struct OutcomeFiles {
+    dir: PathBuf,
+    limits: Limits,
+    /// From the oldest to the newest; only the last one grows.
+    files: VecDeque<LogFile>,
+    /// The last one.
+    current: Option<Arc<File>>,
+    buffer: Vec<u8>,
+    /// Written since the last [`OutcomeFiles::unsynced`].
+    unsynced: Vec<Arc<File>>,
+}
+
+#[derive(Debug)]
+struct LogFile {
+    path: PathBuf,
+    /// Places of records: seq of the first operation, and the offset.
+    marks: Vec<(u64, u64)>,
+    /// Seq of the first and the last operation.
+    first: u64,
+    last: u64,
+    first_ms: u64,
+    last_ms: u64,
+    bytes: u64,
+}
+
+/// Where a range of outcomes is to be found; see [`OutcomeFiles::find`].
+#[derive(Debug)]
+pub struct Place {
+    path: PathBuf,
+    offset: u64,
+}
+
+impl OutcomeFiles {
+    /// Opens what is there and cuts it back to a commit's state. What that state does not confirm is
+    /// thrown away.
+    pub fn open(replica_dir: &Path, limits: Limits, state: &State) -> Result<Self, Error> {
+        let dir = replica_dir.join("outcomes");
+        fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        let entries = fs::read_dir(&dir).map_err(Error::io("list", &dir))?;
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        let mut this =
+            Self { dir, limits, files: VecDeque::new(), current: None, buffer: Vec::new(), unsynced: Vec::new() };
+        let points: HashMap<u64, u64> = state.rows.points().map(|point| (point.seq.0, point.chain)).collect();
+        let mut confirmed = None;
+        let mut scanned = Vec::new();
+        for (number, path) in paths.iter().enumerate() {
+            let (file, good) = scan(path, |row, last| points.get(&last) == Some(&row.chain))?;
+            confirmed = good.map(|good| (number, good)).or(confirmed);
+            scanned.push(file);
+        }
+        let (newest, good) = confirmed.map_or((0, None), |(number, good)| (number, Some(good)));
+        for (number, (path, file)) in paths.iter().zip(scanned).enumerate() {
+            match file {
+                Some(file) if number < newest => this.files.push_back(file),
+                _ if number == newest && good.is_some() => {}
+                _ => fs::remove_file(path).map_err(Error::io("remove", path))?,
+            }
+        }
+        if let Some(good) = good {
+            let mut file = OpenOptions::new().write(true).open(&good.path).map_err(Error::io("open", &good.path))?;
+            file.set_len(good.bytes).map_err(Error::io("cut", &good.path))?;
+            file.seek(SeekFrom::End(0)).map_err(Error::io("seek in", &good.path))?;
+            this.files.push_back(good);
+            this.current = Some(Arc::new(file));
+        }
+        Ok(this)
+    }
+
+    /// Adds a row's outcomes. They may stay in memory until [`OutcomeFiles::flush`].
+    pub fn append(&mut self, record: &Record, outcomes: &[Outcome]) -> Result<(), Error> {
+        let row = OutcomeRow {
+            incarnation: record.incarnation.0,
+            first: record.first.0,
+            time_ms: record.time_ms,
+            chain: record.chain,
+            runs: runs(outcomes),
+        };
+        let message = row.encode_to_vec();
+        self.make_room(record)?;
+        let Some(file) = self.files.back_mut() else { return Ok(()) };
+        file.mark(record.first.0);
+        (file.last, file.last_ms) = (record.last.0, record.time_ms);
+        file.bytes += (HEAD_BYTES + message.len()) as u64;
+        self.buffer.extend_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_le_bytes());
+        self.buffer.extend_from_slice(&xxh3_64(&message).to_le_bytes());
+        self.buffer.extend_from_slice(&message);
+        if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes what is gathered, so that it can be read.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        let (Some(mut file), Some(log)) = (self.current.as_deref(), self.files.back()) else { return Ok(()) };
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        file.write_all(&self.buffer).map_err(Error::io("write", &log.path))?;
+        self.buffer.clear();
+        if let Some(file) = self.current.as_ref().filter(|file| !self.unsynced.iter().any(|one| Arc::ptr_eq(one, file)))
+        {
+            self.unsynced.push(file.clone());
+        }
+        Ok(())
+    }
+
+    /// Files that have to be synced to make everything so far durable; flushes first.
+    pub fn unsynced(&mut self) -> Result<Vec<Arc<File>>, Error> {
+        self.flush()?;
+        Ok(std::mem::take(&mut self.unsynced))
+    }
+
+    /// Where to read outcomes of `first..=last`; flushes first.
+    pub fn find(&mut self, first: u64, last: u64) -> Result<Vec<Place>, Error> {
+        self.flush()?;
+        let overlap = |file: &&LogFile| file.first <= last && file.last >= first;
+        let place = |file: &LogFile| {
+            let at = file.marks.partition_point(|(seq, _)| *seq <= first).saturating_sub(1);
+            Place { path: file.path.clone(), offset: file.marks.get(at).map_or(0, |(_, offset)| *offset) }
+        };
+        Ok(self.files.iter().filter(overlap).map(place).collect())
+    }
+
+    /// Begins a new file and removes old ones where it is time to.
+    fn make_room(&mut self, record: &Record) -> Result<(), Error> {
+        let keep_ms = u64::try_from(self.limits.time.as_millis()).unwrap_or(u64::MAX);
+        let is_full = self.files.back().is_none_or(|file| {
+            file.bytes >= self.limits.bytes_max / FILES
+                || record.time_ms.saturating_sub(file.first_ms) >= (keep_ms / FILES).max(1)
+        });
+        if is_full || self.current.is_none() {
+            self.flush()?;
+            let path = self.dir.join(format!("{:020}", record.first.0));
+            let file = File::create(&path).map_err(Error::io("create", &path))?;
+            File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(Error::io("sync", &self.dir))?;
+            self.current = Some(Arc::new(file));
+            self.files.push_back(LogFile::new(path, record.first.0, record.time_ms));
+        }
+        while self.files.len() > 1 {
+            let bytes: u64 = self.files.iter().map(|file| file.bytes).sum();
+            let Some(oldest) = self.files.front() else { break };
+            let is_over = record.time_ms.saturating_sub(oldest.last_ms) > keep_ms;
+            if !is_over && bytes <= self.limits.bytes_max {
+                break;
+            }
+            fs::remove_file(&oldest.path).map_err(Error::io("remove", &oldest.path))?;
+            self.files.pop_front();
+        }
+        Ok(())
+    }
+}
+
+impl LogFile {
+    fn new(path: PathBuf, first: u64, first_ms: u64) -> Self {
+        Self { path, marks: Vec::new(), first, last: first, first_ms, last_ms: first_ms, bytes: 0 }
+    }
+
+    /// Notes where the record of this operation begins, now and then.
+    fn mark(&mut self, first: u64) {
+        if self.marks.last().is_none_or(|(_, offset)| offset + MARK_BYTES <= self.bytes) {
+            self.marks.push((first, self.bytes));
+        }
+    }
+
+    fn copy_until(&self, bytes: u64, last: u64, last_ms: u64) -> Self {
+        let marks = self.marks.iter().copied().filter(|(_, offset)| *offset < bytes).collect();
+        Self { path: self.path.clone(), marks, first: self.first, last, first_ms: self.first_ms, last_ms, bytes }
+    }
+}
+
+impl Place {
+    /// The outcomes of `first..=last` from here on, with the incarnations of their rows. A file that is
+    /// gone meanwhile has none.
+    pub fn read(&self, first: u64, last: u64) -> Result<Vec<(Incarnation, Outcome)>, Error> {
+        let mut file = match File::open(&self.path) {
+            Ok(file) => io::BufReader::with_capacity(MARK_BYTES as usize, file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Error::io("open", &self.path)(error)),
+        };
+        file.seek(SeekFrom::Start(self.offset)).map_err(Error::io("seek in", &self.path))?;
+        let mut found = Vec::new();
+        while let Some((row, _)) = next_row(&mut file).map_err(Error::io("read", &self.path))? {
+            if row.first > last {
+                break;
+            }
+            let incarnation = Incarnation(row.incarnation);
+            let outcomes = outcomes(&row).filter(|outcome| (first..=last).contains(&outcome.seq));
+            found.extend(outcomes.map(|outcome| (incarnation, outcome)));
+        }
+        Ok(found)
+    }
+}
+
+/// Reads a file: all of it that is whole (`None` when that is nothing), and the same up to the last row
+/// that is confirmed.
+#[allow(clippy::type_complexity)]
+fn scan(
+    path: &Path,
+    is_confirmed: impl Fn(&OutcomeRow, u64) -> bool,
+) -> Result<(Option<LogFile>, Option<LogFile>), Error> {
+    let mut reader = io::BufReader::with_capacity(BUFFER_BYTES, File::open(path).map_err(Error::io("open", path))?);
+    let mut whole: Option<LogFile> = None;
+    let mut confirmed = None;
+    while let Some((row, bytes)) = next_row(&mut reader).map_err(Error::io("read", path))? {
+        let last = last_of(&row);
+        let file = whole.get_or_insert_with(|| LogFile::new(path.to_owned(), row.first, row.time_ms));
+        file.mark(row.first);
+        (file.last, file.last_ms) = (last, row.time_ms);
+        file.bytes += bytes;
+        if is_confirmed(&row, last) {
+            confirmed = Some((file.bytes, last, row.time_ms));
+        }
+    }
+    let good =
+        whole.as_ref().zip(confirmed).map(|(file, (bytes, last, last_ms))| file.copy_until(bytes, last, last_ms));
+    Ok((whole, good))
+}
+
+/// The next whole record, and its bytes; `None` at the end and at the first one that is damaged.
+fn next_row(reader: &mut impl Read) -> io::Result<Option<(OutcomeRow, u64)>> {
+    let mut head = [0; HEAD_BYTES];
+    if !fill(reader, &mut head)? {
+        return Ok(None);
+    }
+    let [a, b, c, d, sum @ ..] = head;
+    let length = u32::from_le_bytes([a, b, c, d]) as usize;
+    if length > MESSAGE_BYTES_MAX {
+        return Ok(None);
+    }
+    let mut message = Vec::new();
+    reader.by_ref().take(length as u64).read_to_end(&mut message)?;
+    if message.len() < length || xxh3_64(&message) != u64::from_le_bytes(sum) {
+        return Ok(None);
+    }
+    Ok(OutcomeRow::decode(message.as_slice()).ok().map(|row| (row, (HEAD_BYTES + length) as u64)))
+}
+
+/// Whether there was enough.
+fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
+    match reader.read_exact(buffer) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Equal outcomes after each other, as a load of new documents has them, are one run.
+fn runs(outcomes: &[Outcome]) -> Vec<OutcomeRun> {
+    let mut runs: Vec<OutcomeRun> = Vec::new();
+    for outcome in outcomes {
+        let plain = Outcome { seq: 0, ..outcome.clone() };
+        match runs.last_mut() {
+            Some(run) if run.outcome.as_ref() == Some(&plain) => run.length += 1,
+            _ => runs.push(OutcomeRun { length: 1, outcome: Some(plain) }),
+        }
+    }
+    runs
+}
+
+fn last_of(row: &OutcomeRow) -> u64 {
+    let operations: u64 = row.runs.iter().map(|run| u64::from(run.length)).sum();
+    (row.first + operations).saturating_sub(1)
+}
+
+fn outcomes(row: &OutcomeRow) -> impl Iterator<Item = Outcome> + '_ {
+    let all = row
+        .runs
+        .iter()
+        .flat_map(|run| std::iter::repeat_n(run.outcome.clone().unwrap_or_default(), run.length as usize));
+    (row.first..).zip(all).map(|(seq, outcome)| Outcome { seq, ..outcome })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use trawl_proto::v1::{OperationError, outcome::Result as Came};
+    use trawl_proto::{Generation, Seq};
+
+    use super::*;
+
+    const LIMITS: Limits = Limits { time: Duration::from_secs(3_600), bytes_max: 64 << 20 };
+
+    /// A replica's files, and the state that its commits would have.
+    struct Bench {
+        dir: tempfile::TempDir,
+        limits: Limits,
+        files: Option<OutcomeFiles>,
+        state: State,
+    }
+
+    impl Bench {
+        fn new(limits: Limits) -> Self {
+            let mut bench = Self { dir: tempfile::tempdir().unwrap(), limits, files: None, state: State::new(1) };
+            let state = bench.state.clone();
+            bench.open(&state);
+            bench
+        }
+
+        fn open(&mut self, state: &State) {
+            self.files = Some(OutcomeFiles::open(self.dir.path(), self.limits, state).unwrap());
+            self.state = state.clone();
+        }
+
+        fn add(&mut self, count: u64, time_ms: u64) {
+            let first = self.state.at.seq.0 + 1;
+            let last = Seq(first + count - 1);
+            let chain = self.state.chain.wrapping_mul(31).wrapping_add(first);
+            let record = Record {
+                incarnation: Incarnation(1),
+                first: Seq(first),
+                last,
+                mapping_version: 1,
+                apply_version: 1,
+                time_ms,
+                chain,
+                body: bytes::Bytes::new(),
+            };
+            let outcomes: Vec<Outcome> = (first..=last.0).map(outcome).collect();
+            self.files.as_mut().unwrap().append(&record, &outcomes).unwrap();
+            self.state.at = Generation { incarnation: Incarnation(1), seq: last };
+            self.state.chain = chain;
+            self.state.rows.push(last, chain);
+        }
+
+        fn read(&mut self, first: u64, last: u64) -> Vec<Outcome> {
+            let places = self.files.as_mut().unwrap().find(first, last).unwrap();
+            places.iter().flat_map(|place| place.read(first, last).unwrap()).map(|(_, outcome)| outcome).collect()
+        }
+
+        fn paths(&self) -> Vec<PathBuf> {
+            let mut paths: Vec<_> =
+                fs::read_dir(self.dir.path().join("outcomes")).unwrap().flatten().map(|entry| entry.path()).collect();
+            paths.sort();
+            paths
+        }
+    }
+
+    fn outcome(seq: u64) -> Outcome {
+        let error = (seq % 7 == 0).then(|| OperationError { reason: seq.to_string(), ..OperationError::default() });
+        let result = if error.is_some() { Came::Rejected } else { Came::Created };
+        Outcome { result: result.into(), seq, version: 1, error, ..Outcome::default() }
+    }
+
+    fn expected(first: u64, last: u64) -> Vec<Outcome> {
+        (first..=last).map(outcome).collect()
+    }
+
+    #[test]
+    fn they_are_read_back_in_part_and_after_opening_again() {
+        let mut bench = Bench::new(LIMITS);
+        for _ in 0..300 {
+            bench.add(40, 1_000);
+        }
+        for _ in 0..2 {
+            assert_eq!(bench.read(1, 12_000), expected(1, 12_000));
+            assert_eq!(bench.read(11_990, 20_000), expected(11_990, 12_000));
+            assert_eq!(bench.read(5_001, 5_003), expected(5_001, 5_003));
+            assert_eq!(bench.read(12_001, 12_002), []);
+            bench.files.as_mut().unwrap().unsynced().unwrap();
+            let state = bench.state.clone();
+            bench.open(&state);
+        }
+    }
+
+    #[test]
+    fn they_are_cut_back_to_the_commit_and_to_what_its_history_confirms() {
+        let mut bench = Bench::new(LIMITS);
+        (0..5).for_each(|_| bench.add(10, 1_000));
+        let commit = bench.state.clone();
+        (0..5).for_each(|_| bench.add(10, 1_000));
+        bench.files.as_mut().unwrap().flush().unwrap();
+        bench.open(&commit);
+        assert_eq!(bench.read(1, 100), expected(1, 50));
+        bench.add(10, 1_000);
+        assert_eq!(bench.read(1, 100), expected(1, 60));
+
+        // A torn tail and a flipped bit lose what is behind them.
+        bench.files.as_mut().unwrap().flush().unwrap();
+        let state = bench.state.clone();
+        let path = bench.paths()[0].clone();
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
+        bench.open(&state);
+        assert_eq!(bench.read(1, 100), expected(1, 50));
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        bench.open(&state);
+        let left = bench.read(1, 100);
+        assert_eq!(left, expected(1, left.len() as u64));
+        assert!(left.len() < 50);
+
+        // Another history at the same place confirms nothing.
+        let mut other = State::new(1);
+        other.rows.push(Seq(10), 77);
+        (other.at.seq, other.chain) = (Seq(10), 77);
+        bench.open(&other);
+        assert_eq!((bench.read(1, 100), bench.paths().len()), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn old_ones_go_by_the_logs_time_and_by_size() {
+        let mut bench = Bench::new(LIMITS);
+        (0..20u64).for_each(|n| bench.add(10, n * 600_000));
+        // 200 minutes are over; an hour is kept, and what shares a file with it.
+        let kept = bench.read(1, 200);
+        assert_eq!(kept.last(), expected(200, 200).last());
+        assert!((60..100).contains(&kept.len()), "{}", kept.len());
+
+        let mut bench = Bench::new(Limits { bytes_max: 64 << 10, ..LIMITS });
+        (0..2_000).for_each(|_| bench.add(10, 1_000));
+        bench.files.as_mut().unwrap().flush().unwrap();
+        let bytes: u64 = bench.paths().iter().map(|path| path.metadata().unwrap().len()).sum();
+        assert!((40 << 10..=80 << 10).contains(&bytes), "{bytes}");
+        assert_eq!(bench.read(19_991, 20_000), expected(19_991, 20_000));
+        assert_eq!(bench.read(1, 10), []);
+    }
+}
