@@ -47,6 +47,11 @@ pub struct Args {
     /// Number of leaves
     #[arg(long, env = "TRAWL_LEAVES", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256), value_name = "N")]
     pub leaves: u16,
+
+    /// The cluster engine, where it is not to be SQLite in the data directory, for example
+    /// postgres://USER:PASSWORD@HOST:PORT/DATABASE
+    #[arg(long, env = "TRAWL_CLUSTER", hide_env_values = true, value_name = "URL")]
+    pub cluster: Option<String>,
 }
 
 /// Runs until a signal comes.
@@ -95,9 +100,10 @@ impl Cluster {
         let roots = root_addresses(args.http, args.roots).await?;
         let cluster_dir = data_dir.join("cluster");
         std::fs::create_dir_all(&cluster_dir)?;
-        let url = format!("sqlite:{}", cluster_dir.display());
+        let url = args.cluster.clone().unwrap_or_else(|| format!("sqlite:{}", cluster_dir.display()));
         let children = planned_children(&data_dir, &url, &roots, args.leaves);
-        let file = Arc::new(ClusterFile::new(data_dir.join("cluster.json"), url, children.len()));
+        let file =
+            Arc::new(ClusterFile::new(data_dir.join("cluster.json"), trawl_cluster::redacted(&url), children.len()));
 
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let mut tasks = JoinSet::new();

@@ -74,7 +74,9 @@ fn start(place: usize, child: &Child, command: &Command, file: &ClusterFile) -> 
     process
         .args(["--log", &command.log.log, "--log-format", command.log.log_format.for_child()])
         .arg(child.role.subcommand())
-        .args(["--cluster", &child.cluster, "--name", &child.name])
+        .args(["--name", &child.name])
+        // Not an argument: everybody may read those, and it may hold a password.
+        .env("TRAWL_CLUSTER", &child.cluster)
         .env(SUPERVISED, "1")
         .stdin(Stdio::piped())
         .kill_on_drop(true);

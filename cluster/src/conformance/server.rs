@@ -10,7 +10,8 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -24,14 +25,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const REQUIRE_ALL: &str = "TRAWL_TEST_REQUIRE_ALL";
 
 /// Runs the server until standard input closes, which it does when the test process dies; then ends it
-/// with the signal that was written there.
-const KEEPER: &str = r#""$@" </dev/null & pid=$!; echo $pid; read -r signal; kill -${signal:-QUIT} $pid; wait $pid"#;
+/// with the signal that was written there. Nobody else would remove the directory if none was.
+const KEEPER: &str = r#"directory=$1; shift; "$@" </dev/null & pid=$!; echo $pid
+if read -r signal; then kill -$signal $pid; wait $pid; else kill -QUIT $pid; wait $pid; rm -rf "$directory"; fi"#;
 
 /// A server's directory, and the server while it runs.
 pub struct Server {
     installation: Installation,
-    /// Removed at the end.
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
     data: PathBuf,
     port: u16,
     /// Given on the command line at every start.
@@ -73,9 +74,14 @@ impl Server {
         Some(server)
     }
 
-    /// A server without the cost of syncing, for tests in which nothing is killed.
-    pub fn start_fast() -> Option<Self> {
-        Self::start(&[("fsync", "off"), ("full_page_writes", "off")])
+    /// The cluster URL of a fresh schema on a server that all tests of this process share, without the
+    /// cost of syncing, for tests in which nothing is killed. `None` as for [`Server::start`].
+    pub fn shared() -> Option<String> {
+        static SERVER: OnceLock<Option<Server>> = OnceLock::new();
+        static SCHEMAS: AtomicU64 = AtomicU64::new(0);
+        let settings = [("fsync", "off"), ("full_page_writes", "off"), ("max_connections", "500")];
+        let server = SERVER.get_or_init(|| Self::start(&settings)).as_ref()?;
+        Some(format!("{}?schema=test_{}", server.url(), SCHEMAS.fetch_add(1, Ordering::Relaxed)))
     }
 
     fn prepare(installation: Installation, settings: &[(&str, &str)]) -> Self {
@@ -85,7 +91,7 @@ impl Server {
         }
         let settings = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         let data = directory.path().join("data");
-        Self { installation, _directory: directory, data, port: free_port(), settings, running: None }
+        Self { installation, directory, data, port: free_port(), settings, running: None }
     }
 
     /// Copies this server into a standby that streams from it under the given name and waits until it
@@ -172,6 +178,11 @@ impl Server {
         run(psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", statement]).env("PGPASSWORD", PASSWORD))
     }
 
+    /// Sets what holds from the next start on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts the server, and waits until it answers.
     pub fn restart(&mut self) {
         let deadline = Instant::now() + PATIENCE;
@@ -206,6 +217,7 @@ impl Server {
         let mut command = self.installation.wrapped("sh");
         command
             .args(["-c", KEEPER, "keeper"])
+            .arg(self.directory.path())
             .arg(self.installation.programs.join("postgres"))
             .arg("-D")
             .arg(&self.data);
@@ -273,7 +285,7 @@ impl Running {
     /// Ends the server, at once if no signal is named, and waits until it has.
     fn end(mut self, signal: Option<&str>) {
         if let Some(stdin) = &mut self.keeper.stdin {
-            let _ = writeln!(stdin, "{}", signal.unwrap_or_default());
+            let _ = writeln!(stdin, "{}", signal.unwrap_or("QUIT"));
         }
         drop(self.keeper.stdin.take());
         let _ = self.keeper.wait();
@@ -311,7 +323,7 @@ impl Installation {
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
         }
-        command.current_dir("/").env("LC_ALL", "C.UTF-8").env_remove("PGPASSWORD");
+        command.current_dir("/").env("LC_ALL", "C.UTF-8").env("HOME", "/nowhere").env_remove("PGPASSWORD");
         command
     }
 

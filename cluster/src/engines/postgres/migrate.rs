@@ -24,7 +24,7 @@ pub(super) async fn migrate(connector: &Connector, session: &mut Session) -> Res
     let connection = &mut session.connection;
     let schema = &connector.target().schema;
     // Most starts find everything in place, and need neither the lock nor the right to make a schema.
-    if version(connection).await.map_err(failed())? == Some(MIGRATIONS.len()) {
+    if version(connection, schema).await.map_err(failed())? == Some(MIGRATIONS.len()) {
         return Ok(());
     }
     begin(connection).await.map_err(failed())?;
@@ -35,7 +35,7 @@ pub(super) async fn migrate(connector: &Connector, session: &mut Session) -> Res
     );
     let locked = tokio::time::timeout(PATIENCE, sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *connection)).await;
     locked.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(failed())?;
-    let found = version(connection).await.map_err(failed())?;
+    let found = version(connection, schema).await.map_err(failed())?;
     let from = match found {
         Some(version) if version > MIGRATIONS.len() => {
             return Err(Error::Corrupt(format!(
@@ -47,7 +47,11 @@ pub(super) async fn migrate(connector: &Connector, session: &mut Session) -> Res
         Some(version) => version,
         None => {
             let make = format!(
-                "DO $$ BEGIN IF to_regnamespace('{schema}') IS NULL THEN CREATE SCHEMA \"{schema}\"; END IF; END $$;
+                "DO $$ BEGIN
+                   IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = '{schema}') THEN
+                     CREATE SCHEMA \"{schema}\";
+                   END IF;
+                 END $$;
                  CREATE TABLE schema_version (id int PRIMARY KEY CHECK (id = 1), version int NOT NULL);
                  INSERT INTO schema_version (id, version) VALUES (1, 0)"
             );
@@ -63,12 +67,15 @@ pub(super) async fn migrate(connector: &Connector, session: &mut Session) -> Res
     commit(connection, &server).await
 }
 
-async fn version(connection: &mut sqlx::PgConnection) -> Result<Option<usize>, sqlx::Error> {
-    let there = "SELECT to_regclass('schema_version') IS NOT NULL";
-    if !bounded(sqlx::query(there).fetch_one(&mut *connection)).await?.get::<bool, _>(0) {
+/// The version of the schema; `None` when there is none. Asks the catalog: how names are resolved is
+/// remembered by a connection, and another process may have made the schema since.
+async fn version(connection: &mut sqlx::PgConnection, schema: &str) -> Result<Option<usize>, sqlx::Error> {
+    let there = "SELECT FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+         WHERE nspname = $1 AND relname = 'schema_version'";
+    if bounded(sqlx::query(there).bind(schema).fetch_optional(&mut *connection)).await?.is_none() {
         return Ok(None);
     }
-    // Not prepared: it would be prepared before the table is there.
-    let rows = bounded(sqlx::raw_sql("SELECT version FROM schema_version").fetch_all(connection)).await?;
+    let read = format!("SELECT version FROM \"{schema}\".schema_version");
+    let rows = bounded(sqlx::raw_sql(AssertSqlSafe(read)).fetch_all(connection)).await?;
     Ok(rows.first().map(|row| row.get::<i32, _>(0) as usize))
 }

@@ -22,7 +22,10 @@ thread_local! {
     static WARNED: Cell<bool> = const { Cell::new(false) };
 }
 
-static LISTENER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Listener));
+/// Two, of which one is used: while there is only one subscriber in a process, `tracing` decides for good
+/// whether a place in the code is listened to by asking the thread that comes by first, which may be one
+/// that does not.
+static LISTENERS: LazyLock<[Dispatch; 2]> = LazyLock::new(|| [Dispatch::new(Listener), Dispatch::new(Listener)]);
 
 /// Runs a statement; also returns whether the server warned meanwhile.
 pub(super) async fn heeding_warnings<T>(statement: impl Future<Output = T>) -> (T, bool) {
@@ -40,7 +43,7 @@ impl<F: Future> Future for Heeding<'_, F> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         WARNED.set(false);
-        let polled = tracing::dispatcher::with_default(&LISTENER, || self.statement.as_mut().poll(context));
+        let polled = tracing::dispatcher::with_default(&LISTENERS[0], || self.statement.as_mut().poll(context));
         self.warned |= WARNED.take();
         polled.map(|output| (output, self.warned))
     }

@@ -1,7 +1,7 @@
 //! Noticing what other processes have committed.
 //!
 //! Commits of the store are told by `NOTIFY`. One that was not heard (the connection was lost, or another
-//! server answers now) is found out by asking: once after every connect, and every other second. Where
+//! server answers now) is found out by asking: once after every connect, and every second. Where
 //! logs end is asked for while somebody tails one; leaves do not, they ask for heads themselves.
 
 use std::collections::HashMap;
@@ -23,7 +23,7 @@ use crate::engines::reading::Ends;
 use trawl_proto::{Generation, Incarnation, Seq, ShardKey};
 
 /// How often the store's revision is asked for.
-const ASK_INTERVAL: Duration = Duration::from_secs(2);
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failure, beside those of the connector.

@@ -55,7 +55,15 @@ impl Store for PostgresStore {
 
     async fn commit(&self, guards: &[Guard], writes: &[Write]) -> Result<Revision, Error> {
         check_sizes(writes, self.shared.options.value_bytes_max)?;
-        self.shared.commit(guards, writes).await
+        let revision = self.shared.commit(guards, writes, true).await?;
+        self.shared.database.wake();
+        Ok(revision)
+    }
+
+    async fn commit_unhurried(&self, guards: &[Guard], writes: &[Write]) -> Result<Revision, Error> {
+        check_sizes(writes, self.shared.options.value_bytes_max)?;
+        // Found by whoever asks, once a second.
+        self.shared.commit(guards, writes, false).await
     }
 }
 
@@ -100,7 +108,7 @@ impl Entries for Shared {
 }
 
 impl Shared {
-    async fn commit(&self, guards: &[Guard], writes: &[Write]) -> Result<Revision, Error> {
+    async fn commit(&self, guards: &[Guard], writes: &[Write], tell: bool) -> Result<Revision, Error> {
         let mut transaction = self.database.begin().await?;
         // Commits come one after the other from here on.
         let raise = sqlx::query("UPDATE store SET revision = revision + 1 RETURNING revision");
@@ -118,10 +126,11 @@ impl Shared {
         if writes.iter().any(|write| matches!(write, Write::Delete(_))) {
             prune(&mut transaction, self.options.tombstones_max).await?;
         }
-        let tell = sqlx::query("SELECT pg_notify($1, '')").bind(&self.channel);
-        transaction.fetch_all("write to", tell).await?;
+        if tell {
+            let notify = sqlx::query("SELECT pg_notify($1, '')").bind(&self.channel);
+            transaction.fetch_all("write to", notify).await?;
+        }
         transaction.commit().await?;
-        self.database.wake();
         Ok(next)
     }
 }

@@ -21,8 +21,10 @@ use crate::engines::appends::{GroupCommit, now_ms};
 use crate::engines::plan::{Known, LogHead, NewRow, Prepared, plan};
 use crate::shard_log::Appended;
 
-/// How often message ids past their time are deleted, and how many at a time.
-const EXPIRY: (Duration, i64) = (Duration::from_secs(10), 20_000);
+/// How often message ids past their time are deleted, at the latest.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
+/// After so many new message ids they are deleted earlier, and at most twice as many at a time.
+const EXPIRY_COUNT: u64 = 10_000;
 /// What a head row has, in the order in which [`head`] reads it.
 const HEAD: &str =
     "index_uid, shard, log, incarnation, last, chain, trimmed, mapping_version, apply_version, time_ms, bytes";
@@ -34,17 +36,48 @@ pub(super) struct Writer {
     /// Told after each commit.
     grown: Arc<tokio::sync::Notify>,
     expired_at: Instant,
+    /// Message ids written since.
+    named: u64,
 }
 
 impl Writer {
     pub(super) fn new(database: Arc<Database>, options: EngineOptions, grown: Arc<tokio::sync::Notify>) -> Self {
-        Self { database, options, grown, expired_at: Instant::now() }
+        Self { database, options, grown, expired_at: Instant::now(), named: 0 }
+    }
+}
+
+impl Writer {
+    /// Forgets message ids that are too old or too many, the oldest first, of all logs. In a transaction of
+    /// its own, so that no log waits for it; another process that does the same takes others, or none.
+    async fn expire(&self) -> Result<(), Error> {
+        let retention_ms = u64::try_from(self.options.message_id_retention.as_millis()).unwrap_or(u64::MAX);
+        let delete = sqlx::query(
+            "DELETE FROM message_ids WHERE (log, message_id) IN (
+               SELECT log, message_id FROM message_ids WHERE time_ms < $1
+                 OR time_ms <= (SELECT time_ms FROM message_ids ORDER BY time_ms DESC LIMIT 1 OFFSET $2)
+               ORDER BY time_ms LIMIT $3 FOR UPDATE SKIP LOCKED)",
+        );
+        let delete = delete
+            .bind(signed(now_ms().saturating_sub(retention_ms)))
+            .bind(signed(self.options.message_ids_max))
+            .bind(signed(2 * EXPIRY_COUNT));
+        let mut transaction = self.database.begin().await?;
+        transaction.execute("forget message ids in", delete).await?;
+        transaction.commit().await
     }
 }
 
 impl GroupCommit for Writer {
     /// One transaction: heads are locked, message ids read, the plan made, its rows written.
     async fn commit(&mut self, batches: Vec<Prepared>) -> Result<Vec<Result<Appended, Error>>, Error> {
+        if self.named > EXPIRY_COUNT.min(self.options.message_ids_max / 10)
+            || self.expired_at.elapsed() > EXPIRY_INTERVAL
+        {
+            (self.expired_at, self.named) = (Instant::now(), 0);
+            if let Err(error) = self.expire().await {
+                tracing::debug!(error = &error as &dyn std::error::Error, "message ids were not forgotten");
+            }
+        }
         let mut transaction = self.database.begin().await?;
         let mut heads = lock_heads(&mut transaction, batches.iter().map(|batch| &batch.shard)).await?;
         let mut known = read_known(&mut transaction, &heads, &batches).await?;
@@ -60,12 +93,8 @@ impl GroupCommit for Writer {
         insert_rows(&mut transaction, &rows).await?;
         insert_known(&mut transaction, &rows).await?;
         update_heads(&mut transaction, heads.values()).await?;
-        if self.expired_at.elapsed() > EXPIRY.0 {
-            let retention_ms = u64::try_from(self.options.message_id_retention.as_millis()).unwrap_or(u64::MAX);
-            expire(&mut transaction, now.saturating_sub(retention_ms)).await?;
-            self.expired_at = Instant::now();
-        }
         transaction.commit().await?;
+        self.named += rows.iter().filter(|row| row.message_id.is_some()).count() as u64;
         self.grown.notify_one();
         Ok(results)
     }
@@ -212,13 +241,5 @@ async fn update_heads(
     .bind(column(|head| signed(head.mapping_version)))
     .bind(column(|head| signed(head.time_ms)))
     .bind(column(|head| signed(head.bytes)));
-    transaction.execute("append to", query).await.map(|_| ())
-}
-
-async fn expire(transaction: &mut Transaction<'_>, before_ms: u64) -> Result<(), Error> {
-    // Another process that does the same takes others, or none.
-    let statement = "DELETE FROM message_ids WHERE (log, message_id) IN
-        (SELECT log, message_id FROM message_ids WHERE time_ms < $1 ORDER BY time_ms LIMIT $2 FOR UPDATE SKIP LOCKED)";
-    let query = sqlx::query(statement).bind(signed(before_ms)).bind(EXPIRY.1);
     transaction.execute("append to", query).await.map(|_| ())
 }
