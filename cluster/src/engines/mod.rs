@@ -67,7 +67,8 @@ pub struct EngineOptions {
     pub letters_bytes_max: u64,
     /// Size of one value of the store; a larger one is [`Error::TooLarge`]. Default 8 MiB.
     pub value_bytes_max: usize,
-    /// How often changes made by other processes are looked for (SQLite). Default 50 ms.
+    /// How often changes made by other processes are looked for (SQLite); half as often at rest. Default
+    /// 50 ms.
     pub poll_interval: Duration,
     /// How long a call waits for another process that is writing (SQLite). Default 5 s.
     pub busy_timeout: Duration,

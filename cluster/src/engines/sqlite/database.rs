@@ -171,6 +171,11 @@ impl Database {
         self.changes.send_modify(|changes| *changes += 1);
     }
 
+    /// How often this process was told so.
+    pub(super) fn wakes(&self) -> u64 {
+        *self.changes.borrow()
+    }
+
     /// Whether this process should look for what others have committed since it listened last.
     ///
     /// Our own rings do not count: each is followed by a wake of our own, and what another had rung
@@ -179,7 +184,7 @@ impl Database {
     pub(super) fn listen(&self, heard: &mut Heard) -> bool {
         let tones = self.bell.tones();
         let before = std::mem::replace(&mut heard.tones, tones);
-        let wakes = *self.changes.borrow();
+        let wakes = self.wakes();
         if std::mem::replace(&mut heard.wakes, wakes) != wakes {
             heard.woken_at = Instant::now();
             heard.soft = false;

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! There is no server that could tell a process what another has done, so one thread per process looks
-//! about every 50 ms whether a file has changed; see [`poll`].
+//! every 50 to 100 ms whether a file has changed; see [`poll`].
 
 mod bell;
 mod database;

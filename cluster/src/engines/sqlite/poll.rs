@@ -1,6 +1,7 @@
 //! Noticing what other processes have committed.
 //!
-//! One thread per process reads the [`bell`](super::bell) of both files about every 50 ms. It is a
+//! One thread per process reads the [`bell`](super::bell) of both files about every 50 ms, at rest every
+//! 100 ms. It is a
 //! plain thread, since a timer of the runtime costs several thread switches per tick, and an idle
 //! node's cost is little else. When nothing was heard for two seconds a task asks SQLite itself, whose
 //! `PRAGMA data_version` changes when another connection has committed, in case somebody died between
@@ -11,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
@@ -39,6 +40,7 @@ impl Listener {
         let stopped = stop.clone();
         let thread = thread::Builder::new().name("trawl-poll".to_owned()).spawn(move || {
             let (mut store_heard, mut logs_heard) = (Heard::default(), Heard::default());
+            let mut pace = Pace::new(interval, Instant::now());
             while !stopped.load(Ordering::Relaxed) {
                 if store.changes.receiver_count() > 0 && store.listen(&mut store_heard) {
                     store.wake();
@@ -46,10 +48,42 @@ impl Listener {
                 if ends.receiver_count() > 0 && logs.listen(&mut logs_heard) {
                     logs.wake();
                 }
-                thread::park_timeout(interval);
+                thread::park_timeout(pace.next(store.wakes() + logs.wakes(), Instant::now()));
             }
         })?;
         Ok(Self { stop, thread: thread.thread().clone() })
+    }
+}
+
+/// Wakes that are closer together than this show that something is going on. Renewals of the lease are
+/// further apart.
+const BUSY_GAP: Duration = Duration::from_millis(500);
+/// How long something is taken to go on.
+const BUSY_TIME: Duration = Duration::from_secs(2);
+
+/// How often the bells are listened to: half as often while nothing goes on, when the thread's waking up
+/// is a third of what a node costs.
+struct Pace {
+    interval: Duration,
+    wakes: u64,
+    woken_at: Instant,
+    busy_until: Instant,
+}
+
+impl Pace {
+    fn new(interval: Duration, now: Instant) -> Self {
+        Self { interval, wakes: 0, woken_at: now, busy_until: now + BUSY_TIME }
+    }
+
+    /// The pause until the next look, given how many wakes there have been.
+    fn next(&mut self, wakes: u64, now: Instant) -> Duration {
+        if std::mem::replace(&mut self.wakes, wakes) != wakes {
+            if now.duration_since(self.woken_at) < BUSY_GAP {
+                self.busy_until = now + BUSY_TIME;
+            }
+            self.woken_at = now;
+        }
+        if now < self.busy_until { self.interval } else { 2 * self.interval }
     }
 }
 
@@ -190,5 +224,23 @@ impl Watched {
         }
         self.connection = None;
         self.version = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pace_is_quick_while_something_goes_on() {
+        let (interval, start) = (Duration::from_millis(50), Instant::now());
+        let mut pace = Pace::new(interval, start);
+        let mut at = |wakes, ms| pace.next(wakes, start + Duration::from_millis(ms)) / interval.as_millis() as u32;
+        let pauses: Vec<_> =
+            [(0, 10), (0, 2_100), (1, 3_000), (2, 4_000), (3, 5_000), (4, 5_100), (4, 7_000), (4, 7_200)]
+                .map(|(wakes, ms)| at(wakes, ms).as_millis())
+                .into();
+        // Alone a wake changes nothing; two in a row do, for two seconds.
+        assert_eq!(pauses, [1, 2, 2, 2, 2, 1, 1, 2]);
     }
 }
