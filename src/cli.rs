@@ -41,6 +41,10 @@ pub enum Command {
     Leaf(crate::leaf::Args),
     /// Load documents from files
     Load(crate::load::Args),
+    /// Carry out load tasks of the cluster's queue
+    Worker(crate::worker::Args),
+    /// Show the work queue and what died in it
+    Queue(crate::queue::Args),
     /// Search, for a person
     Search(crate::search::Args),
     /// Say whether a root is ready, by exit code

@@ -1,22 +1,46 @@
 //! `trawl load`: documents from files into an index.
 
-use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use trawl_data::{
-    load::{Console, LoadError, LoadOptions, load},
+    load::{
+        Client, Console, EnqueueOptions, LoadError, LoadOptions, enqueue, load,
+        queue::{HttpQueue, KIND, TaskQueue},
+    },
     readers::Format,
 };
+
+use crate::engine_queue;
 
 const EXAMPLES: &str = "\
 Examples:
   trawl load --index packages /var/lib/apt/lists/*Packages.lz4
   trawl load --index books --id isbn books.csv.gz
   zcat events.ndjson.gz | trawl load --index events --refresh -
+  trawl load --index logs s3://bucket/2026/ https://example.org/more.ndjson.gz
+  trawl load --enqueue --index books books/*.csv.gz && trawl worker --cluster sqlite:trawl-data/cluster --until-empty
 
 A missing index is created with a mapping that fits the format and as many shards as the cluster has leaves.
-Loading the same files again replaces their documents. Progress and rejected documents (file, line, reason; the first 20)
-go to standard error, the final counts to standard output. Exit code: 0 all loaded, 1 some rejected or failed, 2 usage.";
+An interrupted load goes on where it was when it is started again with the same arguments and files. A finished one loads
+everything again and replaces its documents, so that the index holds what the files hold whatever happened in between.
+With --enqueue the files are cut into tasks for `trawl worker`; a task that is in the queue, or was done within the last
+hour, is not added again unless the file has changed or --again is given.
+Progress and rejected documents (file, line, reason; the first 20) go to standard error, the final counts to standard
+output. Exit code: 0 all loaded, 1 some rejected or failed, 2 usage, 130 interrupted.";
+
+/// How long an interrupted load may take to note how far it is.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a root may take to be seen in the cluster store.
+const ROOT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Loads documents from files into an index.
 ///
@@ -74,14 +98,36 @@ pub struct Args {
     #[arg(long, env = "TRAWL_RETRY_FOR", default_value = "5m", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub retry_for: Duration,
 
-    /// Files, directories of text files, or - for standard input
+    /// Cut the files into tasks for `trawl worker` and return
+    #[arg(long, env = "TRAWL_ENQUEUE")]
+    pub enqueue: bool,
+
+    /// With --enqueue: the cluster engine to push into, for example sqlite:DIR; otherwise through --endpoint
+    #[arg(long, env = "TRAWL_CLUSTER", value_name = "URL", requires = "enqueue")]
+    pub cluster: Option<String>,
+
+    /// With --enqueue: size of a task; plain files longer than this are cut
+    #[arg(long, env = "TRAWL_TASK_BYTES", default_value = "16MiB", value_parser = size, value_name = "SIZE")]
+    pub task_bytes: usize,
+
+    /// With --enqueue: attempts before a task is dead
+    #[arg(long, env = "TRAWL_ATTEMPTS", default_value = "5", value_name = "N")]
+    pub attempts: NonZeroU32,
+
+    /// With --enqueue: push tasks also when equal ones are in the queue or were done
+    #[arg(long, env = "TRAWL_AGAIN", requires = "enqueue")]
+    pub again: bool,
+
+    /// Files, directories of text files, s3:// and http(s):// URLs (s3://bucket/prefix/ for all below), or - for standard
+    /// input
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 }
 
-/// Exit code 0 when everything was loaded, 1 when something was rejected.
+/// Exit code 0 when everything was loaded, 1 when something was rejected, 130 when interrupted.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mapping = args.mapping.as_deref().map(read_mapping).transpose()?;
+    let stop = interrupted()?;
     let options = LoadOptions {
         format: args.format,
         id_field: args.id,
@@ -93,8 +139,18 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         mapping,
         refresh: args.refresh,
         retry_for: args.retry_for,
+        stop: stop.clone(),
         ..LoadOptions::new(args.endpoint, args.index, LoadOptions::inputs_from(&args.files))
     };
+    if args.enqueue {
+        let options = EnqueueOptions {
+            task_bytes: args.task_bytes as u64,
+            attempts_max: args.attempts,
+            again: args.again,
+            ..EnqueueOptions::new(options)
+        };
+        return push(options, args.cluster).await;
+    }
     let console = Console::new();
     let outcome = load(options, &console).await;
     console.finish();
@@ -107,6 +163,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             if let Some(report) = error.report() {
                 println!("{report}; not complete");
             }
+            if let LoadError::Interrupted { .. } = error {
+                eprintln!("interrupted; start it again to load the rest");
+                return Ok(ExitCode::from(130));
+            }
             let context = match &error {
                 LoadError::GaveUp { .. } => "loading stopped; run it again to load the rest",
                 _ => "loading stopped",
@@ -114,6 +174,61 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             Err(error).context(context)
         }
     }
+}
+
+/// Cuts the inputs into tasks and pushes them. Exit code 1 when an input could not be read.
+async fn push(options: EnqueueOptions, cluster: Option<String>) -> anyhow::Result<ExitCode> {
+    let (queue, client): (Arc<dyn TaskQueue>, Client) = match &cluster {
+        Some(url) => {
+            let (queue, client) = engine_queue::open(url, &options.load.stop).await?;
+            engine_queue::root_known(&client, url, ROOT_PATIENCE).await?;
+            (queue, client)
+        }
+        None => {
+            let client = Client::new(&options.load.endpoint, options.load.request_timeout)?;
+            (Arc::new(HttpQueue::new(client.clone())), client)
+        }
+    };
+    let console = Console::new();
+    let outcome = enqueue(&*queue, &client, &options, &console).await;
+    console.finish();
+    let enqueued = outcome.context("not everything was enqueued; run it again to push the rest")?;
+    let known = enqueued.tasks - enqueued.added;
+    let megabytes = enqueued.bytes as f64 / 1e6;
+    print!("enqueued {} tasks from {} files ({megabytes:.1} MB)", enqueued.added, enqueued.files);
+    if known > 0 {
+        print!("; {known} were in the queue already or done (--again adds them anyway)");
+    }
+    if enqueued.unread > 0 {
+        print!("; {} files could not be read", enqueued.unread);
+    }
+    println!();
+    if let Ok(counts) = queue.counts(KIND).await {
+        println!("queue: {counts}");
+    }
+    Ok(if enqueued.unread > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Cancelled at Ctrl-C or SIGTERM. A second one, or the end of a short while, ends the process as it stands.
+fn interrupted() -> anyhow::Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let cancelled = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        cancelled.cancel();
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            () = tokio::time::sleep(LEAVE_TIMEOUT) => {}
+        }
+        std::process::exit(130);
+    });
+    Ok(token)
 }
 
 fn read_mapping(path: &std::path::Path) -> anyhow::Result<serde_json::Value> {

@@ -6,14 +6,17 @@
 mod cli;
 mod config;
 mod demo;
+mod engine_queue;
 mod health;
 mod leaf;
 mod load;
+mod queue;
 mod root;
 mod search;
 mod shutdown;
 mod telemetry;
 mod up;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -53,6 +56,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Root(args) => root::run(args).await,
         Command::Leaf(args) => leaf::run(args).await,
         Command::Load(args) => load::run(args).await,
+        Command::Worker(args) => worker::run(args).await,
+        Command::Queue(args) => queue::run(args).await,
         Command::Search(args) => search::run(args).await,
         Command::Health(args) => health::run(args).await,
         Command::Bench(command) => trawl_bench::run(command).await,

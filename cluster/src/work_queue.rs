@@ -181,6 +181,9 @@ pub trait WorkQueue: Send + Sync + 'static {
 
     /// How many tasks of the kind there are.
     async fn counts(&self, kind: &str) -> Result<QueueCounts, Error>;
+
+    /// The kinds of which tasks are kept that are not done, sorted; at most `limit`.
+    async fn kinds(&self, limit: usize) -> Result<Vec<String>, Error>;
 }
 
 /// Refuses tasks that are over the limits.

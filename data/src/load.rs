@@ -7,29 +7,48 @@
 //! Exactly once rests on three things: every document has an id of its own before it is sent, every batch carries an
 //! `Idempotency-Key`, so that sending it again is safe, and two operations on one id are never on their way at once, so that
 //! the later one wins as in the input.
+//!
+//! A load can be interrupted and goes on ([`resume`]); or it is cut into tasks ([`enqueue()`]) that any number of workers
+//! ([`work`]) carry out. All three send through the same pipeline.
 
 mod backoff;
 mod batch;
 mod bulk;
 mod client;
 mod console;
+mod enqueue;
+mod hold;
 mod index;
+mod job;
 mod pipeline;
+pub mod queue;
 mod report;
+mod resume;
 mod send;
+mod task;
+mod worker;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::readers::{Event, FaultKind, Format, Input, Opened, ReadOptions, read};
+use tokio_util::sync::CancellationToken;
+
+use crate::readers::{Event, Format, Input, Opened, ReadOptions, can_be_cut, read};
 
 pub use client::{Client, ClientError, Reply};
 pub use console::Console;
+pub use enqueue::{EnqueueOptions, Enqueued, enqueue};
 pub use report::{Observer, Progress, Quiet, Rejection, Report};
+pub use task::{LoadTask, Tally};
+pub use worker::{WorkReport, WorkerOptions, work};
 
 use index::Preparation;
+use job::Job;
 use pipeline::Pipeline;
+use resume::Attempt;
+use send::Failure;
 
 /// What to load, where to, and how.
 #[derive(Clone, Debug)]
@@ -65,6 +84,8 @@ pub struct LoadOptions {
     pub retry_for: Duration,
     /// How long one request may take before it is sent again; default 60 s.
     pub request_timeout: Duration,
+    /// Ends loading early, with [`LoadError::Interrupted`].
+    pub stop: CancellationToken,
 }
 
 impl LoadOptions {
@@ -86,6 +107,7 @@ impl LoadOptions {
             refresh: false,
             retry_for: Duration::from_secs(300),
             request_timeout: Duration::from_secs(60),
+            stop: CancellationToken::new(),
         }
     }
 
@@ -131,6 +153,24 @@ pub enum LoadError {
         /// What was loaded until then.
         report: Box<Report>,
     },
+    /// An input that this way of loading cannot take.
+    #[error("{0}")]
+    BadInput(String),
+    /// The work queue refuses, or is not there.
+    #[error("the work queue: {0}")]
+    Queue(#[source] queue::QueueError),
+    /// It was told to end.
+    #[error("interrupted")]
+    Interrupted {
+        /// What was loaded until then.
+        report: Box<Report>,
+    },
+    /// The process was paused for so long that another one took over the same load.
+    #[error("another process has taken over this load")]
+    ClaimLost {
+        /// What was loaded until then.
+        report: Box<Report>,
+    },
     /// A thread or task of the loader itself failed.
     #[error("the loader failed: {0}")]
     Internal(String),
@@ -140,8 +180,19 @@ impl LoadError {
     /// What was loaded before the error.
     pub fn report(&self) -> Option<&Report> {
         match self {
-            Self::GaveUp { report, .. } | Self::Refused { report, .. } => Some(report),
+            Self::GaveUp { report, .. }
+            | Self::Refused { report, .. }
+            | Self::Interrupted { report }
+            | Self::ClaimLost { report } => Some(report),
             _ => None,
+        }
+    }
+
+    fn of(failure: Failure, report: Box<Report>) -> Self {
+        match failure {
+            Failure::GaveUp { tried, last } => Self::GaveUp { tried, last, report },
+            Failure::Refused { status, reason } => Self::Refused { what: "a batch".to_owned(), status, reason, report },
+            Failure::ClaimLost => Self::ClaimLost { report },
         }
     }
 }
@@ -149,9 +200,9 @@ impl LoadError {
 /// Loads all inputs into the index.
 ///
 /// 1. Connects, and asks whether the index exists and what types its fields have.
-/// 2. Reads; at the first document creates the index if it is missing, with a mapping that fits.
-/// 3. Gathers documents into batches and sends several of them at once, retrying what is refused for now.
-/// 4. Waits for the last batch, refreshes if asked to, and reports.
+/// 2. Files that can be read again are loaded through a task of the cluster's queue, so that an interrupted load goes on
+///    where it was; what comes through a pipe, or where there is no queue, is loaded directly.
+/// 3. Refreshes if asked to, and reports.
 ///
 /// Rejected documents are not an error: they are told to the observer one by one and counted in the report.
 ///
@@ -163,8 +214,35 @@ impl LoadError {
 pub async fn load(options: LoadOptions, observer: &dyn Observer) -> Result<Report, LoadError> {
     let started = Instant::now();
     let client = Client::new(&options.endpoint, options.request_timeout)?;
-    let mut preparation = Preparation::begin(&client, &options, observer).await?;
+    let begun = options.stop.run_until_cancelled(Preparation::begin(&client, &options, observer)).await;
+    let Some(begun) = begun else { return Err(LoadError::Interrupted { report: Box::default() }) };
+    let mut preparation = begun?;
+    let attempt = match options.inputs.iter().all(can_be_cut) {
+        true => resume::load(&client, &options, &mut preparation, observer, started).await?,
+        false => Attempt::NoQueue,
+    };
+    let mut report = match attempt {
+        Attempt::Loaded(report) => report,
+        Attempt::NoQueue => directly(&client, &options, &mut preparation, observer, started).await?,
+    };
+    if options.refresh && preparation.exists() {
+        report = preparation.refresh(report).await?;
+    }
+    report.elapsed = started.elapsed();
+    Ok(report)
+}
 
+/// Loads without noting how far it is:
+/// 1. reads; at the first document creates the index if it is missing, with a mapping that fits,
+/// 2. gathers documents into batches and sends several of them at once, retrying what is refused for now,
+/// 3. waits for the last batch.
+async fn directly(
+    client: &Client,
+    options: &LoadOptions,
+    preparation: &mut Preparation<'_>,
+    observer: &dyn Observer,
+    started: Instant,
+) -> Result<Report, LoadError> {
     let read_options = ReadOptions {
         format: options.format,
         id_field: options.id_field.clone(),
@@ -173,31 +251,52 @@ pub async fn load(options: LoadOptions, observer: &dyn Observer) -> Result<Repor
     };
     let mut reading =
         read(options.inputs.clone(), read_options).map_err(|error| LoadError::Internal(error.to_string()))?;
-    let mut pipeline = Pipeline::new(client.clone(), &options, observer, &reading, started);
-
+    let mut pipeline = Pipeline::new(client.clone(), options.concurrency.get(), options.retry_for, observer, started);
+    pipeline.measure(reading.bytes_read.clone(), reading.bytes_total);
+    pipeline.begin(Arc::new(Job {
+        index: options.index.clone(),
+        // Unique to this run: a message of an earlier run must not be taken for one of this.
+        key: format!("load-{:032x}", rand::random::<u128>()),
+        claim: None,
+        batch_bytes: options.batch_bytes,
+        batch_documents: options.batch_documents,
+        progress: Arc::default(),
+    }));
     loop {
         tokio::select! {
             chunk = reading.events.recv() => match chunk {
                 Some(events) => {
                     for event in events {
-                        step(event, &mut preparation, &mut pipeline).await?;
+                        step(event, preparation, &mut pipeline).await?;
                     }
                 }
                 None => break,
             },
             turn = pipeline.turn() => turn?,
+            () = options.stop.cancelled() => {
+                return Err(LoadError::Interrupted { report: Box::new(pipeline.report()) });
+            }
         }
+        check(&mut pipeline)?;
     }
-    pipeline.finish().await?;
+    pipeline.close().await?;
+    while !pipeline.is_idle() {
+        pipeline.turn().await?;
+    }
+    check(&mut pipeline)?;
+    pipeline.tell_progress();
     if !reading.ended_well() {
         return Err(LoadError::Internal("the reading thread panicked; what it read before is loaded".to_owned()));
     }
-    let mut report = pipeline.into_report();
-    if options.refresh && preparation.exists() {
-        report = preparation.refresh(report).await?;
+    Ok(pipeline.report())
+}
+
+/// Fails when a batch has failed.
+fn check(pipeline: &mut Pipeline<'_>) -> Result<(), LoadError> {
+    match pipeline.finished().and_then(|finished| finished.failure) {
+        Some(failure) => Err(LoadError::of(failure, Box::new(pipeline.report()))),
+        None => Ok(()),
     }
-    report.elapsed = started.elapsed();
-    Ok(report)
 }
 
 async fn step(event: Event, preparation: &mut Preparation<'_>, pipeline: &mut Pipeline<'_>) -> Result<(), LoadError> {
@@ -208,11 +307,7 @@ async fn step(event: Event, preparation: &mut Preparation<'_>, pipeline: &mut Pi
             pipeline.observer().opened(&file, format, compression);
         }
         Event::Record(record) => pipeline.add(record).await?,
-        Event::Fault(fault) => {
-            let rejection =
-                Rejection { place: fault.place, kind: FaultKind::name(fault.kind).to_owned(), reason: fault.reason };
-            pipeline.reject(rejection);
-        }
+        Event::Fault(fault) => pipeline.fault(fault),
     }
     Ok(())
 }

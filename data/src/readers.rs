@@ -48,6 +48,7 @@ pub use csv_types::{Column, Kind, Table};
 pub use cut::{Cut, CutOptions, Cutting, can_be_cut, cut};
 pub(crate) use mapping::field_types;
 pub use piece::{Identity, Location, Piece, Range};
+pub use source::bytes_total;
 
 /// Chunks that may wait between the reading thread and the consumer.
 const CHANNEL_CHUNKS: usize = 4;
@@ -330,9 +331,20 @@ impl Reading {
 /// # Errors
 /// When the thread cannot be started.
 pub fn read(inputs: Vec<Input>, options: ReadOptions) -> std::io::Result<Reading> {
+    let bytes_total = bytes_total(&inputs);
+    Ok(Reading { bytes_total, ..read_from(inputs, options)? })
+}
+
+/// As [`read`], of inputs that are still being found.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub fn read_from<I>(inputs: I, options: ReadOptions) -> std::io::Result<Reading>
+where
+    I: IntoIterator<Item = Input> + Send + 'static,
+{
     let (sender, events) = mpsc::channel(CHANNEL_CHUNKS);
     let bytes_read = Arc::new(AtomicU64::new(0));
-    let bytes_total = source::bytes_total(&inputs);
     let counter = bytes_read.clone();
     let runtime = tokio::runtime::Handle::try_current().ok();
     let thread = std::thread::Builder::new().name("reader".to_owned()).spawn(move || {
@@ -345,7 +357,7 @@ pub fn read(inputs: Vec<Input>, options: ReadOptions) -> std::io::Result<Reading
         }
         sink.flush().ok();
     })?;
-    Ok(Reading { events, bytes_read, bytes_total, thread })
+    Ok(Reading { events, bytes_read, bytes_total: None, thread })
 }
 
 #[cfg(test)]

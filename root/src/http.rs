@@ -32,6 +32,7 @@ pub mod params;
 mod position;
 pub mod query;
 pub mod query_string;
+mod queue;
 mod render;
 mod respond;
 mod routes;

@@ -21,6 +21,7 @@ mod statistics;
 
 mod ingest;
 pub mod operation;
+mod queue;
 mod refresh;
 
 mod catalog;

@@ -95,6 +95,8 @@ pub async fn tasks_are_claimed_in_order_and_finished(open: &Open) {
     assert_eq!(queues[1].counts("k").await.unwrap(), counts(280, 0, 20, 0));
     assert_eq!(queues[1].counts("other").await.unwrap(), counts(1, 0, 0, 0));
     assert_eq!(queues[1].counts("unknown").await.unwrap(), counts(0, 0, 0, 0));
+    assert_eq!(queues[1].kinds(10).await.unwrap(), ["k", "other"]);
+    assert_eq!(queues[1].kinds(1).await.unwrap(), ["k"]);
     assert_eq!(queues[1].claim("unknown", LONG, "w").await.unwrap(), None);
     assert_eq!(queues[1].task(TaskId(1 << 40)).await.unwrap(), None);
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::task::{Position, Tally};
 use crate::readers::{Place, Record};
 
 /// One document in a batch.
@@ -24,8 +25,15 @@ pub(super) struct Item {
 #[derive(Clone, Debug)]
 pub(super) struct Batch {
     pub(super) number: u64,
+    /// Where its documents begin: what tells it from other batches of the same load.
+    pub(super) start: Position,
+    /// Where they end.
+    pub(super) end: Position,
     pub(super) body: Bytes,
+    /// May be empty, when there was nothing but faults.
     pub(super) items: Vec<Item>,
+    /// What was rejected among its documents before it was sent.
+    pub(super) rejected: Tally,
 }
 
 /// A batch being filled.
@@ -34,13 +42,26 @@ pub(super) struct Builder {
     bytes_max: usize,
     documents_max: usize,
     number: u64,
+    start: Position,
+    end: Position,
     body: Vec<u8>,
     items: Vec<Item>,
+    rejected: Tally,
 }
 
 impl Builder {
-    pub(super) fn new(bytes_max: usize, documents_max: usize) -> Self {
-        Self { bytes_max, documents_max: documents_max.max(1), number: 0, body: Vec::new(), items: Vec::new() }
+    /// Batches of what stands behind `start`.
+    pub(super) fn new(bytes_max: usize, documents_max: usize, start: Position) -> Self {
+        Self {
+            bytes_max,
+            documents_max: documents_max.max(1),
+            number: 0,
+            start,
+            end: start,
+            body: Vec::new(),
+            items: Vec::new(),
+            rejected: Tally::default(),
+        }
     }
 
     /// Whether the document has to wait for the next batch.
@@ -66,16 +87,31 @@ impl Builder {
         self.body.push(b'\n');
         let id_hash = if record.id_given { xxh3_64(record.id.as_bytes()).max(1) } else { 0 };
         let bytes = record.source.len() as u64;
+        self.end = Position { piece: record.input, mark: record.next };
         self.items.push(Item { place: record.place, id_hash, lines: start..self.body.len(), bytes });
+    }
+
+    /// Something that is no document stands here.
+    pub(super) fn reject(&mut self, kind: &str, end: Position) {
+        self.rejected.reject(kind);
+        self.end = self.end.max(end);
     }
 
     /// The batch, if there is anything in it; a new one begins.
     pub(super) fn take(&mut self) -> Option<Batch> {
-        if self.items.is_empty() {
+        if self.items.is_empty() && self.rejected.rejected.is_empty() {
             return None;
         }
         self.number += 1;
         let body = Bytes::from(std::mem::take(&mut self.body));
-        Some(Batch { number: self.number, body, items: std::mem::take(&mut self.items) })
+        let start = std::mem::replace(&mut self.start, self.end);
+        Some(Batch {
+            number: self.number,
+            start,
+            end: self.end,
+            body,
+            items: std::mem::take(&mut self.items),
+            rejected: std::mem::take(&mut self.rejected),
+        })
     }
 }

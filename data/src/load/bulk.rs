@@ -5,6 +5,9 @@ use serde::Deserialize;
 use super::batch::Item;
 use super::report::Rejection;
 
+/// The kind of error of a write for a claim that is no longer held.
+pub(super) const CLAIM_LOST: &str = "claim_lost_exception";
+
 /// The part of a bulk answer that matters here.
 #[derive(Debug, Deserialize)]
 pub(super) struct Answer {
@@ -43,6 +46,8 @@ pub(super) struct Sorted {
     pub(super) again: Vec<Item>,
     /// Why the first of them.
     pub(super) again_reason: String,
+    /// A document was refused because the claim it was sent for is no longer held.
+    pub(super) claim_lost: bool,
 }
 
 /// Sorts the items of a request by its answer. An item that is refused for now is sent again, together with all later ones
@@ -68,6 +73,9 @@ pub(super) fn sort(items: Vec<Item>, answer: Answer) -> Result<Sorted, String> {
                 }
                 ids_again.insert(item.id_hash);
                 sorted.again.push(item);
+            }
+            409 if result.error.as_ref().and_then(|error| error.kind.as_deref()) == Some(CLAIM_LOST) => {
+                sorted.claim_lost = true;
             }
             status => {
                 let kind = result.error.as_ref().and_then(|error| error.kind.clone());

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::report::{Observer, Progress, Rejection};
+use super::task::Tally;
 use crate::readers::{Compression, Format};
 
 /// Rejections that are shown; the rest is only counted.
@@ -111,6 +112,10 @@ impl Observer for Console {
         if state.rejections == REJECTIONS_SHOWN {
             self.line("further rejections are counted only");
         }
+    }
+
+    fn resuming(&self, earlier: &Tally) {
+        self.line(&format!("going on with an interrupted load: {} documents were loaded before", earlier.loaded));
     }
 
     fn retrying(&self, reason: &str, pause: Duration) {

@@ -163,7 +163,7 @@ impl<'a> Preparation<'a> {
                     tokio::time::sleep(pause).await;
                 }
                 (Err(_), Err(source)) if source.is_connect() => {
-                    return Err(LoadError::CannotConnect { endpoint: self.client.endpoint().to_owned(), source });
+                    return Err(LoadError::CannotConnect { endpoint: self.client.endpoint(), source });
                 }
                 (Err(give_up), _) => {
                     let report = Box::default();
@@ -171,6 +171,20 @@ impl<'a> Preparation<'a> {
                 }
             }
         }
+    }
+}
+
+/// The uid of an index; `None` when there is no such index. Empty for a cluster that gives indices none.
+pub(super) async fn uid(client: &Client, index: &str) -> Result<Option<String>, String> {
+    let reply = client.get(&[index, "_settings"]).await.map_err(|error| error.to_string())?;
+    match reply.status {
+        404 => Ok(None),
+        _ if reply.is_success() => {
+            let settings = reply.json();
+            let uid = settings[index].pointer("/settings/index/uuid").and_then(Value::as_str);
+            Ok(Some(uid.unwrap_or_default().to_owned()))
+        }
+        status => Err(format!("asking for the index: status {status}: {}", reply.error_reason())),
     }
 }
 

@@ -1,6 +1,6 @@
-//! From documents to batches on their way: how many at once, and which must wait for which.
+//! From documents to batches on their way: how many at once, which must wait for which, and how far each job is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,61 +9,81 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Interval;
 
+use super::LoadError;
 use super::batch::{Batch, Builder};
 use super::client::Client;
+use super::job::{Job, Order};
 use super::report::{Observer, Progress, Rejection, Report};
 use super::send::{Failure, Outcome, Sender};
-use super::{LoadError, LoadOptions};
-use crate::readers::{Reading, Record};
+use super::task::Position;
+use crate::readers::{Fault, Record};
 
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 /// Pauses that wait to be told.
 const PAUSES_MAX: usize = 64;
 
+/// Sends the documents of jobs, one job after the other; batches of several jobs may be on their way at once.
 pub(super) struct Pipeline<'o> {
     observer: &'o dyn Observer,
     sender: Sender,
-    builder: Builder,
     concurrency: usize,
     on_the_way: JoinSet<Outcome>,
     /// How many batches on their way hold a document of this id; bounded by what is on its way.
     ids_on_the_way: HashMap<u64, u32>,
     pauses: mpsc::Receiver<(String, Duration)>,
+    jobs: HashMap<u64, Running>,
+    jobs_begun: u64,
+    /// The job that documents are being added to.
+    filling: Option<(u64, Builder)>,
+    finished: VecDeque<Finished>,
     report: Report,
     started: Instant,
-    bytes_read: Arc<AtomicU64>,
+    bytes_read: Vec<Arc<AtomicU64>>,
     bytes_total: Option<u64>,
     ticks: Interval,
+}
+
+struct Running {
+    job: Arc<Job>,
+    order: Order,
+    /// Nothing more is going to be added.
+    closed: bool,
+    failure: Option<Failure>,
+}
+
+/// A job of which nothing is on its way any more.
+pub(super) struct Finished {
+    /// Its number.
+    pub(super) number: u64,
+    /// Why it is not complete.
+    pub(super) failure: Option<Failure>,
 }
 
 impl<'o> Pipeline<'o> {
     pub(super) fn new(
         client: Client,
-        options: &LoadOptions,
+        concurrency: usize,
+        retry_for: Duration,
         observer: &'o dyn Observer,
-        reading: &Reading,
         started: Instant,
     ) -> Self {
         let (sender, pauses) = mpsc::channel(PAUSES_MAX);
         Self {
             observer,
-            sender: Sender {
-                client,
-                index: options.index.clone(),
-                run: format!("load-{:032x}", rand::random::<u128>()),
-                retry_for: options.retry_for,
-                pauses: sender,
-            },
-            builder: Builder::new(options.batch_bytes, options.batch_documents),
-            concurrency: options.concurrency.get(),
+            sender: Sender { client, retry_for, pauses: sender },
+            concurrency,
             on_the_way: JoinSet::new(),
             ids_on_the_way: HashMap::new(),
             pauses,
+            jobs: HashMap::new(),
+            jobs_begun: 0,
+            filling: None,
+            finished: VecDeque::new(),
             report: Report::default(),
             started,
-            bytes_read: reading.bytes_read.clone(),
-            bytes_total: reading.bytes_total,
+            bytes_read: Vec::new(),
+            bytes_total: None,
             ticks: tokio::time::interval(PROGRESS_EVERY),
         }
     }
@@ -72,19 +92,74 @@ impl<'o> Pipeline<'o> {
         self.observer
     }
 
+    /// Progress is told by these bytes from now on.
+    pub(super) fn measure(&mut self, bytes_read: Arc<AtomicU64>, bytes_total: Option<u64>) {
+        self.bytes_read.push(bytes_read);
+        self.bytes_total = bytes_total;
+    }
+
+    /// Begins a job: what is added from now on belongs to it. Returns its number.
+    pub(super) fn begin(&mut self, job: Arc<Job>) -> u64 {
+        self.jobs_begun += 1;
+        let number = self.jobs_begun;
+        let builder = Builder::new(job.batch_bytes, job.batch_documents, job.progress().at);
+        self.filling = Some((number, builder));
+        self.jobs.insert(number, Running { job, order: Order::default(), closed: false, failure: None });
+        number
+    }
+
     /// Adds a document; waits while as many batches are on their way as may be.
     pub(super) async fn add(&mut self, record: Record) -> Result<(), LoadError> {
-        if self.builder.is_full_for(&record) {
+        if self.filling.as_ref().is_some_and(|(_, builder)| builder.is_full_for(&record)) {
             self.flush().await?;
         }
-        self.builder.add(record);
+        if let Some((_, builder)) = &mut self.filling {
+            builder.add(record);
+        }
         Ok(())
     }
 
+    /// Counts and tells something that is no document.
+    pub(super) fn fault(&mut self, fault: Fault) {
+        let kind = fault.kind.name();
+        if let Some((_, builder)) = &mut self.filling {
+            builder.reject(kind, Position { piece: fault.input, mark: fault.next });
+        }
+        self.reject(&Rejection { place: fault.place, kind: kind.to_owned(), reason: fault.reason });
+    }
+
     /// Counts and tells a rejection.
-    pub(super) fn reject(&mut self, rejection: Rejection) {
-        self.observer.rejected(&rejection);
-        *self.report.rejected.entry(rejection.kind).or_default() += 1;
+    pub(super) fn reject(&mut self, rejection: &Rejection) {
+        self.observer.rejected(rejection);
+        *self.report.rejected.entry(rejection.kind.clone()).or_default() += 1;
+    }
+
+    /// Sends what is left of the job at hand. Nothing can be added until another begins.
+    pub(super) async fn close(&mut self) -> Result<(), LoadError> {
+        self.flush().await?;
+        if let Some((number, _)) = self.filling.take() {
+            if let Some(running) = self.jobs.get_mut(&number) {
+                running.closed = true;
+            }
+            self.settle(number);
+        }
+        Ok(())
+    }
+
+    /// Gives up the job at hand, if it is this one: what was not sent is not sent. What is on its way is awaited.
+    pub(super) fn abandon(&mut self, number: u64) {
+        if self.filling.as_ref().is_some_and(|(filling, _)| *filling == number) {
+            self.filling = None;
+        }
+        if let Some(running) = self.jobs.get_mut(&number) {
+            running.closed = true;
+        }
+        self.settle(number);
+    }
+
+    /// Whether a batch of the job has failed, so that more of it is in vain.
+    pub(super) fn has_failed(&self, number: u64) -> bool {
+        self.jobs.get(&number).is_none_or(|running| running.failure.is_some())
     }
 
     /// Waits until a batch is done or progress was told.
@@ -105,29 +180,54 @@ impl<'o> Pipeline<'o> {
         }
     }
 
-    /// Sends what is left and waits for everything.
-    pub(super) async fn finish(&mut self) -> Result<(), LoadError> {
-        self.flush().await?;
-        while !self.on_the_way.is_empty() {
-            self.turn().await?;
-        }
-        self.tell_progress();
-        Ok(())
+    /// The next job of which nothing is on its way any more.
+    pub(super) fn finished(&mut self) -> Option<Finished> {
+        self.finished.pop_front()
     }
 
-    pub(super) fn into_report(self) -> Report {
-        self.report
+    /// Whether anything is on its way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.on_the_way.is_empty()
+    }
+
+    /// What was done so far, with the time it took.
+    pub(super) fn report(&self) -> Report {
+        Report { elapsed: self.started.elapsed(), ..self.report.clone() }
+    }
+
+    pub(super) fn tell_progress(&self) {
+        self.observer.progress(&Progress {
+            loaded: self.report.loaded,
+            rejected: self.report.rejected_total(),
+            bytes_read: self.bytes_read.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum(),
+            bytes_total: self.bytes_total,
+            bytes_loaded: self.report.bytes_loaded,
+            elapsed: self.started.elapsed(),
+        });
     }
 
     async fn flush(&mut self) -> Result<(), LoadError> {
-        let Some(batch) = self.builder.take() else { return Ok(()) };
+        let Some((number, builder)) = &mut self.filling else { return Ok(()) };
+        let number = *number;
+        let Some(batch) = builder.take() else { return Ok(()) };
         while self.on_the_way.len() >= self.concurrency || self.must_wait(&batch) {
             self.turn().await?;
+        }
+        let Some(running) = self.jobs.get_mut(&number) else { return Ok(()) };
+        if running.failure.is_some() {
+            return Ok(());
+        }
+        running.order.begin(batch.number, batch.end);
+        if batch.items.is_empty() {
+            let (order, rejected) = (&mut running.order, batch.rejected);
+            running.job.note(|progress| order.done(batch.number, rejected, progress));
+            return Ok(());
         }
         for item in batch.items.iter().filter(|item| item.id_hash != 0) {
             *self.ids_on_the_way.entry(item.id_hash).or_default() += 1;
         }
-        self.on_the_way.spawn(self.sender.clone().send(batch));
+        running.order.sent();
+        self.on_the_way.spawn(self.sender.clone().send(number, running.job.clone(), batch));
         Ok(())
     }
 
@@ -147,32 +247,34 @@ impl<'o> Pipeline<'o> {
                 }
             }
         }
-        self.report.loaded += outcome.loaded;
-        self.report.replaced += outcome.replaced;
-        self.report.bytes_loaded += outcome.bytes_loaded;
+        self.report.loaded += outcome.tally.loaded;
+        self.report.replaced += outcome.tally.replaced;
+        self.report.bytes_loaded += outcome.tally.bytes;
         self.report.retries += outcome.retries;
-        for rejection in outcome.rejected {
+        for rejection in &outcome.rejected {
             self.reject(rejection);
         }
-        let Some(failure) = outcome.failure else { return Ok(()) };
-        self.report.elapsed = self.started.elapsed();
-        let report = Box::new(self.report.clone());
-        Err(match failure {
-            Failure::GaveUp { tried, last } => LoadError::GaveUp { tried, last, report },
-            Failure::Refused { status, reason } => {
-                LoadError::Refused { what: "a batch".to_owned(), status, reason, report }
+        let Some(running) = self.jobs.get_mut(&outcome.job) else { return Ok(()) };
+        match outcome.failure {
+            Some(failure) => running.failure = running.failure.take().or(Some(failure)),
+            None => {
+                let order = &mut running.order;
+                running.job.note(|progress| order.done(outcome.batch, outcome.tally, progress));
             }
-        })
+        }
+        running.order.arrived();
+        self.settle(outcome.job);
+        Ok(())
     }
 
-    fn tell_progress(&self) {
-        self.observer.progress(&Progress {
-            loaded: self.report.loaded,
-            rejected: self.report.rejected_total(),
-            bytes_read: self.bytes_read.load(Ordering::Relaxed),
-            bytes_total: self.bytes_total,
-            bytes_loaded: self.report.bytes_loaded,
-            elapsed: self.started.elapsed(),
-        });
+    /// Moves a job to the finished ones when nothing of it is left.
+    fn settle(&mut self, number: u64) {
+        let ended =
+            |running: &Running| (running.closed || running.failure.is_some()) && running.order.none_on_the_way();
+        if self.jobs.get(&number).is_some_and(ended)
+            && let Some(Running { failure, .. }) = self.jobs.remove(&number)
+        {
+            self.finished.push_back(Finished { number, failure });
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use super::task::Tally;
 use crate::readers::{Compression, Format, Place};
 
 /// A document that was not loaded.
@@ -42,6 +43,8 @@ pub trait Observer: Send + Sync {
     fn progress(&self, _progress: &Progress) {}
     /// A document was not loaded.
     fn rejected(&self, _rejection: &Rejection) {}
+    /// The load goes on from where an earlier run of it was interrupted, which had come to these counts.
+    fn resuming(&self, _earlier: &Tally) {}
     /// A batch is sent again after a pause.
     fn retrying(&self, _reason: &str, _pause: Duration) {}
 }
@@ -64,6 +67,8 @@ pub struct Report {
     pub rejected: BTreeMap<String, u64>,
     /// Requests sent again.
     pub retries: u64,
+    /// Documents that an earlier, interrupted run of the same load had loaded.
+    pub earlier: u64,
     /// How long it took.
     pub elapsed: Duration,
 }
@@ -98,6 +103,9 @@ impl fmt::Display for Report {
         if rejected > 0 {
             let kinds: Vec<String> = self.rejected.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
             write!(f, " ({})", kinds.join(", "))?;
+        }
+        if self.earlier > 0 {
+            write!(f, "; {} more had been loaded before the interruption", self.earlier)?;
         }
         if self.retries > 0 {
             write!(f, "; {} requests sent again", self.retries)?;

@@ -1,6 +1,8 @@
 //! Sends one batch until every document of it is acknowledged or rejected, or it is time to give up.
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -8,17 +10,16 @@ use tokio::sync::mpsc;
 
 use super::backoff::Backoff;
 use super::batch::{Batch, Item};
-use super::bulk::{Sorted, is_for_now, sort};
+use super::bulk::{CLAIM_LOST, Sorted, is_for_now, sort};
 use super::client::Client;
+use super::job::Job;
 use super::report::Rejection;
+use super::task::Tally;
 
 /// What sending a batch needs besides the batch.
 #[derive(Clone, Debug)]
 pub(super) struct Sender {
     pub(super) client: Client,
-    pub(super) index: String,
-    /// Unique to this run: a message of an earlier run must not be taken for one of this.
-    pub(super) run: String,
     pub(super) retry_for: Duration,
     /// Told of pauses; what nobody fetches in time is not told.
     pub(super) pauses: mpsc::Sender<(String, Duration)>,
@@ -27,9 +28,13 @@ pub(super) struct Sender {
 /// What became of a batch.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    pub(super) loaded: u64,
-    pub(super) replaced: u64,
-    pub(super) bytes_loaded: u64,
+    /// Whose batch it was.
+    pub(super) job: u64,
+    /// Which of its batches.
+    pub(super) batch: u64,
+    /// What became of its documents, those that were rejected before it was sent included.
+    pub(super) tally: Tally,
+    /// Those that the index rejected.
     pub(super) rejected: Vec<Rejection>,
     pub(super) retries: u64,
     /// Ids that are no longer on their way.
@@ -37,11 +42,36 @@ pub(super) struct Outcome {
     pub(super) failure: Option<Failure>,
 }
 
+impl Outcome {
+    fn reject(&mut self, rejection: Rejection) {
+        self.tally.reject(&rejection.kind);
+        self.rejected.push(rejection);
+    }
+}
+
 /// Why sending ended early.
 #[derive(Debug)]
 pub(super) enum Failure {
-    GaveUp { tried: Duration, last: String },
-    Refused { status: u16, reason: String },
+    GaveUp {
+        tried: Duration,
+        last: String,
+    },
+    Refused {
+        status: u16,
+        reason: String,
+    },
+    /// The claim that the batch was sent for is no longer held: somebody else does its task.
+    ClaimLost,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::GaveUp { tried, last } => write!(f, "gave up after trying for {} s: {last}", tried.as_secs()),
+            Self::Refused { status, reason } => write!(f, "a batch was refused with status {status}: {reason}"),
+            Self::ClaimLost => write!(f, "the claim is no longer held"),
+        }
+    }
 }
 
 /// A request to be sent, with its key.
@@ -68,18 +98,19 @@ enum Step {
 }
 
 impl Sender {
-    /// Sends the batch. Requests to be sent again keep their key when they are the same, and get a new one when they hold
+    /// Sends a batch of a job. Requests to be sent again keep their key when they are the same, and get a new one when they hold
     /// only some of the documents.
-    pub(super) async fn send(self, batch: Batch) -> Outcome {
+    pub(super) async fn send(self, number: u64, job: Arc<Job>, batch: Batch) -> Outcome {
         let id_hashes = batch.items.iter().map(|item| item.id_hash).filter(|hash| *hash != 0).collect();
-        let mut outcome = Outcome { id_hashes, ..Outcome::default() };
+        let (tally, start) = (batch.rejected, batch.start);
+        let mut outcome = Outcome { job: number, batch: batch.number, tally, id_hashes, ..Outcome::default() };
         let mut backoff = Backoff::new(self.retry_for);
-        let key = format!("{}-{}", self.run, batch.number);
+        let key = format!("{}-{}-{}", job.key, start.piece, start.mark.offset);
         let mut part = 0;
         let mut waiting = VecDeque::from([Request { key: key.clone(), body: batch.body, items: batch.items }]);
         while let Some(request) = waiting.pop_front() {
             let Request { key: request_key, body, items } = request;
-            let (reason, retry_after, again) = match self.attempt(&request_key, &body, &items).await {
+            let (reason, retry_after, again) = match self.attempt(&job, &request_key, &body, &items).await {
                 Step::Failed(failure) => {
                     outcome.failure = Some(failure);
                     return outcome;
@@ -102,10 +133,10 @@ impl Sender {
                     if sorted.loaded > 0 || !sorted.rejected.is_empty() {
                         backoff.progressed();
                     }
-                    outcome.loaded += sorted.loaded;
-                    outcome.replaced += sorted.replaced;
-                    outcome.bytes_loaded += sorted.bytes_loaded;
-                    outcome.rejected.extend(sorted.rejected);
+                    outcome.tally.loaded += sorted.loaded;
+                    outcome.tally.replaced += sorted.replaced;
+                    outcome.tally.bytes += sorted.bytes_loaded;
+                    sorted.rejected.into_iter().for_each(|rejection| outcome.reject(rejection));
                     if sorted.again.is_empty() {
                         continue;
                     }
@@ -129,8 +160,9 @@ impl Sender {
         outcome
     }
 
-    async fn attempt(&self, key: &str, body: &Bytes, items: &[Item]) -> Step {
-        let reply = match self.client.bulk(&self.index, key, body.clone()).await {
+    async fn attempt(&self, job: &Job, key: &str, body: &Bytes, items: &[Item]) -> Step {
+        let sent = self.client.bulk(&job.index, key, job.claim.as_deref(), body.clone()).await;
+        let reply = match sent {
             Ok(reply) => reply,
             Err(error) => return Step::Again { reason: error.to_string(), retry_after: None },
         };
@@ -138,6 +170,7 @@ impl Sender {
             200 => {
                 let answer = serde_json::from_slice(&reply.body).map_err(|error| error.to_string());
                 match answer.and_then(|answer| sort(items.to_vec(), answer)) {
+                    Ok(sorted) if sorted.claim_lost => Step::Failed(Failure::ClaimLost),
                     Ok(sorted) => Step::Answered(sorted),
                     Err(error) => {
                         let reason = format!("not the answer to a bulk request: {error}");
@@ -145,6 +178,7 @@ impl Sender {
                     }
                 }
             }
+            409 if reply.json()["error"]["type"] == CLAIM_LOST => Step::Failed(Failure::ClaimLost),
             413 => Step::TooLarge { reason: reply.error_reason() },
             status if is_for_now(status) => Step::Again {
                 reason: format!("status {status}: {}", reply.error_reason()),
@@ -161,7 +195,7 @@ fn reject_too_large(outcome: &mut Outcome, items: Vec<Item>, reason: &str) {
         kind: "content_too_large".to_owned(),
         reason: format!("a document of {} bytes is too large for the server: {reason}", item.bytes),
     };
-    outcome.rejected.extend(items.into_iter().map(rejection));
+    items.into_iter().map(rejection).for_each(|rejection| outcome.reject(rejection));
 }
 
 /// A request of some of the documents of another.

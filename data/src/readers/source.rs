@@ -50,7 +50,7 @@ pub(super) fn read_input(
 }
 
 /// The stored bytes of all inputs; `None` when that cannot be known.
-pub(super) fn bytes_total(inputs: &[Input]) -> Option<u64> {
+pub fn bytes_total(inputs: &[Input]) -> Option<u64> {
     inputs.iter().try_fold(0, |total, input| {
         Some(
             total

@@ -211,7 +211,7 @@ fn trawl_node(node: &NodeStatus) -> Json {
     Json::Object(members)
 }
 
-fn trawl_replica(replica: &ReplicaInfo) -> Json {
+pub(crate) fn trawl_replica(replica: &ReplicaInfo) -> Json {
     let status = replica.status.as_ref();
     let mut members: Members = vec![
         ("index".to_owned(), replica.index.as_str().into()),
@@ -233,7 +233,7 @@ fn trawl_replica(replica: &ReplicaInfo) -> Json {
     Json::Object(members)
 }
 
-fn trawl_log(log: &LogInfo) -> Json {
+pub(crate) fn trawl_log(log: &LogInfo) -> Json {
     object! {
         "index" => log.index.as_str(),
         "shard" => log.shard,

@@ -7,7 +7,7 @@ use http::{Method, StatusCode};
 
 use super::{
     bulk, call, call::Call, cat, cluster, document, error::ApiError, index, info, mapping, mget, msearch,
-    params::decode_segment, respond::Answer, search, update,
+    params::decode_segment, queue, respond::Answer, search, update,
 };
 
 /// A handler.
@@ -53,6 +53,17 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
         route!(GET, "/metrics", &[], body: false, info::metrics),
         route!(GET, "/_trawl/cluster", &[], body: false, cluster::trawl),
         route!(GET, "/_trawl/operations/{}/{}/{}", &[&["timeout"]], body: false, cluster::operation),
+        route!(GET, "/_trawl/queue", queue::STATUS_PARAMS, body: false, queue::status),
+        route!(GET, "/_trawl/queue/tasks", queue::TASKS_PARAMS, body: false, queue::tasks),
+        route!(GET, "/_trawl/queue/tasks/{}", &[], body: false, queue::task),
+        route!(POST, "/_trawl/queue/tasks/_replay", &[], body: true, queue::replay),
+        route!(POST, "/_trawl/queue/tasks/_drop", &[], body: true, queue::drop),
+        route!(POST, "/_trawl/queue/tasks/_cancel", &[], body: true, queue::cancel),
+        route!(POST, "/_trawl/queue/_extend", &[], body: true, queue::extend),
+        route!(POST, "/_trawl/queue/_ack", &[], body: true, queue::ack),
+        route!(POST, "/_trawl/queue/_nack", &[], body: true, queue::nack),
+        route!(POST, "/_trawl/queue/{}", &[], body: true, queue::push),
+        route!(POST, "/_trawl/queue/{}/_claim", &[], body: true, queue::claim),
         route!(GET, "/_cluster/health", cluster::HEALTH_PARAMS, body: false, cluster::health),
         route!(GET, "/_cluster/health/{}", cluster::HEALTH_PARAMS, body: false, cluster::health),
         route!(GET, "/_nodes", &[&["timeout"]], body: false, cluster::nodes),

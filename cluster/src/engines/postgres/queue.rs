@@ -331,6 +331,13 @@ impl WorkQueue for PostgresQueue {
         let count = |column| rows.first().map_or(0, |row| unsigned(row, column));
         Ok(QueueCounts { ready: count(0), claimed: count(1), done: count(2), dead: count(3) })
     }
+
+    async fn kinds(&self, limit: usize) -> Result<Vec<String>, Error> {
+        let statement = "SELECT DISTINCT kind FROM tasks WHERE state <> 2 ORDER BY kind LIMIT $1";
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let (rows, _) = self.database.fetch_all("read", || sqlx::query(statement).bind(limit)).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
 }
 
 /// Which of the receipts are those of claims that are held, and will be until the transaction ends.

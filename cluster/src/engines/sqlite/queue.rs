@@ -324,6 +324,15 @@ impl WorkQueue for SqliteQueue {
             dead: unsigned(&row, 4),
         })
     }
+
+    async fn kinds(&self, limit: usize) -> Result<Vec<String>, Error> {
+        let rows = sqlx::query("SELECT DISTINCT kind FROM tasks WHERE state <> 2 ORDER BY kind LIMIT ?1")
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .fetch_all(self.database.readers())
+            .await
+            .map_err(self.database.error("read"))?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
 }
 
 impl SqliteQueue {

@@ -1,0 +1,133 @@
+//! The cluster engine's work queue as loaders and workers use it, and the roots that the store knows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use trawl_cluster::engines::redacted;
+use trawl_cluster::work_queue::{NewTask, Receipt, TaskId, TaskState, WorkQueue};
+use trawl_cluster::{Engine, EngineOptions, Error, LEASE_TIME, Viewer};
+use trawl_data::load::{
+    Client,
+    queue::{Claimed, Counts, Listed, Push, QueueError, TaskQueue},
+};
+
+/// How long one request to a root may take before it is sent again.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Unfinished tasks that are looked at per state.
+const UNFINISHED_MAX: usize = 100;
+
+/// Opens a cluster engine: its queue, and a client of whichever roots live, kept current until `stop`.
+///
+/// # Errors
+/// When the engine cannot be opened.
+pub async fn open(url: &str, stop: &CancellationToken) -> anyhow::Result<(Arc<dyn TaskQueue>, Client)> {
+    let engine = trawl_cluster::connect(url, &EngineOptions::default())
+        .await
+        .with_context(|| format!("cannot open the cluster engine {}", redacted(url)))?;
+    let none: [&str; 0] = [];
+    let client = Client::of(&none, REQUEST_TIMEOUT)?;
+    tokio::spawn(stop.clone().run_until_cancelled_owned(follow(engine.clone(), client.clone(), stop.clone())));
+    Ok((Arc::new(EngineQueue(engine.queue)), client))
+}
+
+/// Waits until a root is known to live, as long as `patience`.
+///
+/// # Errors
+/// When there is none.
+pub async fn root_known(client: &Client, url: &str, patience: Duration) -> anyhow::Result<()> {
+    let known = async {
+        while client.endpoint().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let known = tokio::time::timeout(patience, known).await;
+    known.with_context(|| {
+        format!("no root of the cluster {} is alive; `trawl up` starts a whole cluster", redacted(url))
+    })
+}
+
+/// Keeps the client's endpoints the live roots that the store knows.
+async fn follow(engine: Engine, client: Client, stop: CancellationToken) {
+    let viewer = Viewer::start(engine.store, LEASE_TIME, stop);
+    let mut views = viewer.subscribe();
+    loop {
+        let view = views.borrow_and_update().clone();
+        let alive = view.roots().filter(|node| node.alive).filter_map(|node| node.record.http.clone());
+        client.set_endpoints(&alive.collect::<Vec<_>>());
+        if views.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The queue of an engine.
+struct EngineQueue(Arc<dyn WorkQueue>);
+
+fn failed(error: Error) -> QueueError {
+    match error {
+        Error::ClaimLost(_) => QueueError::ClaimLost,
+        Error::TooLarge { .. } | Error::Corrupt(_) => QueueError::Refused(error.to_string()),
+        Error::Unavailable(source) => QueueError::Unavailable { reason: source.to_string(), retry_after: None },
+        other => QueueError::Unavailable { reason: other.to_string(), retry_after: None },
+    }
+}
+
+fn receipt(text: &str) -> Result<Receipt, QueueError> {
+    text.parse().map_err(QueueError::Refused)
+}
+
+fn json(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap_or_default()
+}
+
+#[async_trait::async_trait]
+impl TaskQueue for EngineQueue {
+    async fn push(&self, kind: &str, tasks: Vec<Push>) -> Result<(), QueueError> {
+        let task =
+            |task: Push| NewTask { key: task.key, body: task.body.to_string().into(), attempts_max: task.attempts_max };
+        self.0.push(kind, tasks.into_iter().map(task).collect()).await.map(drop).map_err(failed)
+    }
+
+    async fn claim(&self, kind: &str, lease: Duration, worker: &str) -> Result<Option<Claimed>, QueueError> {
+        let claim = self.0.claim(kind, lease, worker).await.map_err(failed)?;
+        Ok(claim.map(|claim| Claimed {
+            receipt: claim.receipt.to_string(),
+            body: json(&claim.body),
+            progress: json(&claim.progress),
+            attempt: claim.attempt,
+        }))
+    }
+
+    async fn extend(&self, text: &str, lease: Duration, progress: &Value) -> Result<bool, QueueError> {
+        self.0.extend(receipt(text)?, lease, Some(progress.to_string().into())).await.map_err(failed)
+    }
+
+    async fn ack(&self, text: &str, result: &Value) -> Result<(), QueueError> {
+        self.0.ack(receipt(text)?, result.to_string().into()).await.map_err(failed)
+    }
+
+    async fn nack(&self, text: &str, delay: Duration, reason: Option<&str>) -> Result<(), QueueError> {
+        self.0.nack(receipt(text)?, delay, reason).await.map_err(failed)
+    }
+
+    async fn unfinished(&self, kind: &str) -> Result<Vec<Listed>, QueueError> {
+        let mut found = Vec::new();
+        for (state, name) in [(TaskState::Ready, "ready"), (TaskState::Claimed, "claimed"), (TaskState::Dead, "dead")] {
+            let tasks = self.0.tasks(kind, Some(state), TaskId(0), UNFINISHED_MAX).await.map_err(failed)?;
+            found.extend(tasks.into_iter().map(|task| Listed {
+                id: format!("task-{}", task.id.0),
+                state: name.to_owned(),
+                body: json(&task.body),
+            }));
+        }
+        Ok(found)
+    }
+
+    async fn counts(&self, kind: &str) -> Result<Counts, QueueError> {
+        let counts = self.0.counts(kind).await.map_err(failed)?;
+        Ok(Counts { ready: counts.ready, claimed: counts.claimed, done: counts.done, dead: counts.dead })
+    }
+}

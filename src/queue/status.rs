@@ -1,0 +1,169 @@
+//! `trawl queue status`, `tasks` and `cancel`.
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::{Api, Common, number, print_json, table, text};
+
+/// Arguments of `trawl queue status`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: trawl queue status --endpoint http://127.0.0.1:9200")]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Arguments of `trawl queue tasks`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: trawl queue tasks --kind load --state claimed")]
+pub(super) struct TasksArgs {
+    #[command(flatten)]
+    common: Common,
+
+    /// Tasks of this kind only, for example load
+    #[arg(long, value_name = "KIND")]
+    kind: Option<String>,
+
+    /// Tasks in this state only: ready, claimed, done or dead
+    #[arg(long, value_name = "STATE")]
+    state: Option<String>,
+
+    /// Tasks behind this one only
+    #[arg(long, value_name = "ID")]
+    after: Option<String>,
+
+    /// Tasks to show
+    #[arg(long, default_value = "100", value_name = "N")]
+    size: String,
+}
+
+/// Arguments of `trawl queue cancel`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: trawl queue cancel task-12 task-13")]
+pub(super) struct CancelArgs {
+    #[command(flatten)]
+    common: Common,
+
+    /// The tasks
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<String>,
+}
+
+/// Shows the whole queue.
+pub(super) async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
+    let status = Api::new(&args.common)?.get(&["_trawl", "queue"], &[]).await?;
+    if args.common.json {
+        return print_json(&status);
+    }
+    let kinds = status["kinds"].as_object().into_iter().flatten();
+    let rows: Vec<Vec<String>> = kinds
+        .map(|(kind, counts)| {
+            let count = |state| number(counts, state);
+            vec![kind.clone(), count("ready"), count("claimed"), count("done"), count("dead")]
+        })
+        .collect();
+    table::print(&["tasks", "ready", "claimed", "done", "dead"], &rows);
+    let list = |key: &str| status[key].as_array().map(Vec::as_slice).unwrap_or_default();
+    if list("logs").is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    table::say("");
+    let rows: Vec<Vec<String>> = list("logs").iter().map(|log| shard_row(log, list("replicas"))).collect();
+    table::print(&["shard", "log operations", "log size", "lag (operations, seconds) of each replica"], &rows);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn shard_row(log: &Value, replicas: &[Value]) -> Vec<String> {
+    let same = |replica: &&Value| replica["index"] == log["index"] && replica["shard"] == log["shard"];
+    let replica = |replica: &Value| match replica["leaf"].as_str() {
+        None => "unassigned".to_owned(),
+        Some(leaf) => {
+            let seconds = replica["lag_seconds"].as_f64().map_or_else(|| "-".to_owned(), |lag| format!("{lag:.1}"));
+            format!("{leaf} {} {seconds}", number(replica, "lag_operations"))
+        }
+    };
+    let replicas: Vec<String> = replicas.iter().filter(same).map(replica).collect();
+    vec![
+        format!("{}/{}", text(log, "index"), number(log, "shard")),
+        number(log, "operations"),
+        table::size(log["bytes"].as_u64().unwrap_or(0)),
+        replicas.join(", "),
+    ]
+}
+
+/// Shows tasks.
+pub(super) async fn tasks(args: TasksArgs) -> anyhow::Result<ExitCode> {
+    let mut parameters = vec![("size", args.size.as_str())];
+    for (name, value) in [("kind", &args.kind), ("state", &args.state), ("after", &args.after)] {
+        parameters.extend(value.as_deref().map(|value| (name, value)));
+    }
+    let answer = Api::new(&args.common)?.get(&["_trawl", "queue", "tasks"], &parameters).await?;
+    if args.common.json {
+        return print_json(&answer);
+    }
+    let tasks = answer["tasks"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let rows: Vec<Vec<String>> = tasks.iter().map(row).collect();
+    table::print(&["id", "kind", "state", "attempts", "worker", "what", "progress"], &rows);
+    if answer["more"] == true {
+        table::say(&format!("more follow: --after {}", tasks.last().map(|task| text(task, "id")).unwrap_or_default()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(task: &Value) -> Vec<String> {
+    vec![
+        text(task, "id").to_owned(),
+        text(task, "kind").to_owned(),
+        text(task, "state").to_owned(),
+        format!("{}/{}", number(task, "attempts"), number(task, "attempts_max")),
+        text(task, "worker").to_owned(),
+        what(task),
+        progress(task),
+    ]
+}
+
+/// What a task is about, in a few words.
+pub(super) fn what(task: &Value) -> String {
+    let body = &task["body"];
+    let pieces = body["pieces"].as_array().map(Vec::as_slice).unwrap_or_default();
+    match pieces {
+        [piece] => match (piece["range"]["from"]["offset"].as_u64(), piece["range"]["to"].as_u64()) {
+            (Some(from), Some(to)) => {
+                format!("{} bytes {from} to {to} into {}", text(piece, "name"), text(body, "index"))
+            }
+            _ => format!("{} into {}", text(piece, "name"), text(body, "index")),
+        },
+        [first, rest @ ..] => {
+            format!("{} and {} more files into {}", text(first, "name"), rest.len(), text(body, "index"))
+        }
+        [] => match body["index"].as_str() {
+            Some(index) => format!("into {index}"),
+            None => task["key"].as_str().unwrap_or_default().to_owned(),
+        },
+    }
+}
+
+fn progress(task: &Value) -> String {
+    let progress = &task["progress"];
+    let tally = if progress["tally"].is_object() { &progress["tally"] } else { progress };
+    match tally["loaded"].as_u64() {
+        Some(loaded) => format!("{loaded} loaded"),
+        None => String::new(),
+    }
+}
+
+/// Ends tasks.
+pub(super) async fn cancel(args: CancelArgs) -> anyhow::Result<ExitCode> {
+    let api = Api::new(&args.common)?;
+    let answer = api.post(&["_trawl", "queue", "tasks", "_cancel"], &json!({ "ids": args.ids })).await?;
+    if args.common.json {
+        return print_json(&answer);
+    }
+    table::say(&format!(
+        "{} cancelled, {} not there or ended already",
+        number(&answer, "cancelled"),
+        number(&answer, "missing")
+    ));
+    Ok(if answer["missing"] == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,111 @@
+//! `trawl worker`: carries out the load tasks of the cluster's queue.
+
+use std::{num::NonZeroUsize, process::ExitCode, sync::Arc, time::Duration};
+
+use trawl_data::load::{
+    Client, Observer, Rejection, WorkerOptions,
+    queue::{HttpQueue, KIND, TaskQueue},
+    work,
+};
+
+use crate::{engine_queue, root::name_or_host};
+
+const EXAMPLES: &str = "\
+Examples:
+  trawl load --enqueue --index books /data/books/*.ndjson.gz
+  trawl worker --cluster sqlite:trawl-data/cluster --until-empty
+
+Any number of workers can run, here and elsewhere; each must be able to read the files by the same path, or by URL. A task
+that fails is tried again after a pause, by any worker, and is dead after its last attempt: `trawl queue dead list`.
+Exit code: 0 at a signal, or with --until-empty when everything was loaded; 1 when tasks are dead; 2 usage.";
+
+/// How long one request may take before it is sent again.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Claims load tasks and loads their documents, until a signal comes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The cluster engine, for example sqlite:DIR; its live roots take the documents
+    #[arg(long, env = "TRAWL_CLUSTER", value_name = "URL", required_unless_present = "endpoint")]
+    pub cluster: Option<String>,
+
+    /// A root's address, instead of --cluster: tasks are claimed and documents sent through it alone
+    #[arg(long, env = "TRAWL_ENDPOINT", value_name = "URL", conflicts_with = "cluster")]
+    pub endpoint: Option<String>,
+
+    /// Tasks at once
+    #[arg(long, env = "TRAWL_CONCURRENCY", default_value = "1", value_name = "N")]
+    pub concurrency: NonZeroUsize,
+
+    /// End when no task is ready or claimed
+    #[arg(long, env = "TRAWL_UNTIL_EMPTY")]
+    pub until_empty: bool,
+
+    /// How long a claim lasts without being extended: so long after a worker died its task goes to another
+    #[arg(long, env = "TRAWL_CLAIM_TIME", default_value = "60s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub claim_time: Duration,
+
+    /// How long a batch is tried again when the cluster is busy or away; then the attempt has failed
+    #[arg(long, env = "TRAWL_RETRY_FOR", default_value = "5m", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub retry_for: Duration,
+
+    /// Name, shown with the tasks it claims; from the host name and the process when not given
+    #[arg(long, env = "TRAWL_NAME", value_name = "NAME")]
+    pub name: Option<String>,
+}
+
+/// Runs until a signal comes or, if asked to, until the queue is empty.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(args.claim_time >= Duration::from_secs(1), "--claim-time must be at least 1s");
+    let stop = crate::shutdown::token()?;
+    let (queue, client): (Arc<dyn TaskQueue>, Client) = match (&args.cluster, &args.endpoint) {
+        (Some(cluster), _) => engine_queue::open(cluster, &stop).await?,
+        (None, endpoint) => {
+            let client = Client::new(endpoint.as_deref().unwrap_or_default(), REQUEST_TIMEOUT)?;
+            (Arc::new(HttpQueue::new(client.clone())), client)
+        }
+    };
+    let name = args.name.unwrap_or_else(|| format!("{}, process {}", name_or_host(None), std::process::id()));
+    let options = WorkerOptions {
+        concurrency: args.concurrency,
+        claim_time: args.claim_time,
+        until_empty: args.until_empty,
+        retry_for: args.retry_for,
+        ..WorkerOptions::new(name.clone())
+    };
+    tracing::info!(worker = name, "worker started");
+    let report = work(queue.clone(), client, options, Arc::new(Log), stop.clone()).await?;
+    let tally = &report.tally;
+    let rejected: u64 = tally.rejected.values().sum();
+    let kinds: Vec<String> = tally.rejected.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let kinds = if kinds.is_empty() { String::new() } else { format!(" ({})", kinds.join(", ")) };
+    println!(
+        "{} tasks done: loaded {} documents, rejected {rejected}{kinds}; {} attempts failed, {} claims lost, {} given back",
+        report.done, tally.loaded, report.failed, report.lost, report.given_back
+    );
+    if !args.until_empty || stop.is_cancelled() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let counts = queue.counts(KIND).await.unwrap_or_default();
+    if counts.dead > 0 {
+        eprintln!("{} tasks are dead: `trawl queue dead list` shows them, `replay` tries them again", counts.dead);
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a worker meets, for its log. Rejected documents are among the dead letters.
+struct Log;
+
+impl Observer for Log {
+    fn rejected(&self, rejection: &Rejection) {
+        tracing::debug!(place = %rejection.place, kind = rejection.kind, reason = rejection.reason, "rejected");
+    }
+
+    fn retrying(&self, reason: &str, pause: Duration) {
+        if pause >= Duration::from_secs(1) {
+            tracing::warn!(reason, pause_ms = pause.as_millis() as u64, "trying again");
+        }
+    }
+}
