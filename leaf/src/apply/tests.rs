@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod model;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

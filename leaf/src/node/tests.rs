@@ -265,6 +265,8 @@ async fn a_write_is_applied_searched_and_there_after_a_restart() {
     let mut leaf = cluster.start(cluster.config()).await;
     let status = leaf.serving(&shard).await;
     assert_eq!((status.documents, status.committed), (4, 6));
+    // A repeated write is still answered with its first outcomes.
+    assert_eq!(leaf.outcomes(&shard, first).await, outcomes);
     leaf.stop().await;
 }
 
