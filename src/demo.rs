@@ -48,7 +48,8 @@ pub struct Args {
 pub async fn run(args: Args, log: &LogArgs) -> anyhow::Result<ExitCode> {
     let shutdown = crate::shutdown::token()?;
     let (_temporary, data_dir) = fresh_directory(args.data_dir)?;
-    let up = up::Args { data_dir, http: free_address(args.http), roots: 2, leaves: 4, cluster: None };
+    let up =
+        up::Args { data_dir, http: free_address(args.http), roots: 2, leaves: 4, cluster: None, leaf_args: Vec::new() };
     // Children that log every start would drown what the demo has to show.
     let quiet = LogArgs { log: if log.log == "info" { "warn".to_owned() } else { log.log.clone() }, ..log.clone() };
 

@@ -52,6 +52,10 @@ pub struct Args {
     #[arg(long, env = "TRAWL_DRAFT_TIME", default_value = "10s", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub draft_time: Duration,
 
+    /// Rejected documents that the whole cluster keeps; the oldest make room. The same on every leaf
+    #[arg(long, env = "TRAWL_DEAD_LETTERS", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
+    pub dead_letters: u64,
+
     /// For tests: documents that contain PATTERN panic or hang (PATTERN=panic|hang|panic-once)
     #[arg(long, env = "TRAWL_INJECT_POISON", hide = true, value_delimiter = ',', value_name = "PATTERN=FAULT")]
     pub inject_poison: Vec<String>,
@@ -72,7 +76,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     config.draft_time_max = args.draft_time.max(Duration::from_millis(10));
     let faults = args.inject_poison.iter().map(|text| text.parse().map_err(anyhow::Error::msg));
     config.faults = faults.collect::<anyhow::Result<_>>().context("--inject-poison")?;
-    let engine = trawl_cluster::connect(&args.cluster, &EngineOptions::default())
+    let options = EngineOptions { letters_max: args.dead_letters, ..EngineOptions::default() };
+    let engine = trawl_cluster::connect(&args.cluster, &options)
         .await
         .with_context(|| format!("cannot open the cluster engine {}", trawl_cluster::redacted(&args.cluster)))?;
     let mut registry = Registry::default();

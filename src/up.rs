@@ -52,6 +52,10 @@ pub struct Args {
     /// postgres://USER:PASSWORD@HOST:PORT/DATABASE
     #[arg(long, env = "TRAWL_CLUSTER", hide_env_values = true, value_name = "URL")]
     pub cluster: Option<String>,
+
+    /// One more argument for every leaf, for example --leaf-arg=--draft-time=2s (for tests)
+    #[arg(long = "leaf-arg", hide = true, allow_hyphen_values = true, value_name = "ARG")]
+    pub leaf_args: Vec<String>,
 }
 
 /// Runs until a signal comes.
@@ -108,7 +112,8 @@ impl Cluster {
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let mut tasks = JoinSet::new();
         for (place, child) in children.into_iter().enumerate() {
-            let command = child::Command { program: program.clone(), log: log.clone() };
+            let command =
+                child::Command { program: program.clone(), log: log.clone(), leaf_args: args.leaf_args.clone() };
             tasks.spawn(child::supervise(place, child, command, file.clone(), stop.clone()));
         }
         Ok(Self { roots, leaves: usize::from(args.leaves), children: tasks, stop, _lock: lock })

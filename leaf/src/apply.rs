@@ -11,6 +11,7 @@ pub mod fault;
 pub mod isolation;
 pub mod keys;
 pub mod layout;
+pub mod letters;
 pub mod pending;
 pub mod rebuild;
 pub mod rows;
@@ -37,6 +38,7 @@ use self::decide::{Effect, Known, Stamp, decide, rejected};
 use self::draft::{Draft, HiddenValues, error};
 use self::isolation::{Drafted, Drafter, Failure, Limits, Stalled, Ticket};
 use self::layout::Layout;
+use self::letters::Letters;
 use self::pending::{Pending, Touched};
 use self::state::State;
 use self::update::{Present, Resolved, resolve};
@@ -104,6 +106,7 @@ pub struct Core {
     drafter: Drafter,
     ahead: Option<Prepared>,
     skips: Arc<Skips>,
+    letters: Letters,
     mappings: Mappings,
 }
 
@@ -112,7 +115,7 @@ struct Prepared {
     first: Seq,
     chain: u64,
     batch: Arc<Batch>,
-    ticket: Ticket,
+    ticket: Ticket<Drafted>,
 }
 
 impl Core {
@@ -163,6 +166,7 @@ impl Core {
             drafter: Drafter::new(Limits::default()),
             ahead: None,
             skips: Arc::default(),
+            letters: Letters::default(),
             mappings,
         })
     }
@@ -189,6 +193,11 @@ impl Core {
         let first = Generation { incarnation: self.state.at.incarnation, seq: Seq(0) };
         let skips = self.skips.load();
         skips.range(first..=self.state.at).map(|(at, _)| *at).find(|at| !self.state.skipped.contains(at))
+    }
+
+    /// Rejections since the last commit. They have to be kept elsewhere before the next.
+    pub fn letters(&self) -> &Letters {
+        &self.letters
     }
 
     /// The log's chain at the last row applied.
@@ -258,7 +267,9 @@ impl Core {
         let mut outcomes = Vec::with_capacity(batch.operations.len());
         for (operation, drafted) in batch.operations.iter().zip(drafts) {
             let seq = self.state.at.seq.next();
-            outcomes.push(self.apply_operation(operation, drafted, seq)?);
+            let outcome = self.apply_operation(operation, drafted, seq)?;
+            self.letters.note(&self.shard, record.incarnation, &self.state, operation, &outcome);
+            outcomes.push(outcome);
             self.state.at.seq = seq;
         }
         // Updated documents are drafted as they come, so the next row had to wait.
@@ -294,6 +305,7 @@ impl Core {
             commit(writer, &payload)?;
         }
         self.committed = self.state.at;
+        self.letters.clear();
         self.searcher()
     }
 
@@ -430,10 +442,10 @@ impl Core {
         let written;
         let (operation, drafted) = match (operation.kind(), drafted) {
             (Kind::Update, None) => match self.resolve_update(operation, seq)? {
-                Resolved::Outcome(outcome) => return Ok(outcome),
-                Resolved::Write(operation) => {
-                    written = Arc::new(Batch { operations: vec![operation] });
-                    (&written.operations[0], self.draft_alone(&written, seq)?)
+                (Resolved::Outcome(outcome), _) => return Ok(outcome),
+                (Resolved::Write(operation), drafted) => {
+                    written = operation;
+                    (&written, drafted)
                 }
             },
             (_, drafted) => (operation, drafted),
@@ -531,14 +543,31 @@ impl Core {
         })
     }
 
-    /// What an update comes to, given the document as it stands now.
-    fn resolve_update(&self, operation: &Operation, seq: Seq) -> Result<Resolved, Error> {
+    /// What an update comes to, given the document as it stands now; with the draft of what is to be
+    /// written.
+    fn resolve_update(&mut self, operation: &Operation, seq: Seq) -> Result<(Resolved, Drafted), Error> {
         let known = self.known(&operation.id)?;
         let present = match known {
             Known::Live(_) => Some(self.present(&operation.id)?),
             Known::Absent | Known::Deleted(_) => None,
         };
-        Ok(resolve(known, present.as_ref(), operation, seq.0))
+        let at = Generation { incarnation: self.state.at.incarnation, seq };
+        let (layout, operation) = (self.layout.clone(), operation.clone());
+        let resolved = self.drafter.alone(move |tools| {
+            let resolved = resolve(known, present.as_ref(), &operation, seq.0);
+            let drafted = match &resolved {
+                Resolved::Outcome(_) => None,
+                Resolved::Write(operation) => {
+                    tools.strike(&operation.source);
+                    Some(Draft::parse(&layout, &operation.id, &operation.source, tools.analyzers))
+                }
+            };
+            (resolved, drafted)
+        });
+        resolved.map_err(|failure| match failure {
+            Failure::Poison(_, reason) => Error::Poison { at, reason },
+            Failure::Error(error) => error,
+        })
     }
 
     /// A live document.
@@ -559,17 +588,6 @@ impl Core {
     fn lacks_sources(&self, batch: &Batch) -> bool {
         let mut updates = batch.operations.iter().filter(|operation| operation.kind() == Kind::Update);
         updates.any(|operation| self.pending.lacks_source(&operation.id))
-    }
-
-    /// Drafts the one operation that an update has become.
-    fn draft_alone(&mut self, batch: &Arc<Batch>, seq: Seq) -> Result<Drafted, Error> {
-        let at = Generation { incarnation: self.state.at.incarnation, seq };
-        let ticket = self.drafter.begin(&self.layout, batch, Vec::new())?;
-        let drafts = self.drafter.finish(ticket, |_| false).map_err(|failure| match failure {
-            Failure::Poison(_, reason) => Error::Poison { at, reason },
-            Failure::Error(error) => error,
-        })?;
-        Ok(drafts.into_iter().next().flatten())
     }
 
     fn remove(&mut self, id: &str) {

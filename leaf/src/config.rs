@@ -57,6 +57,8 @@ pub struct Config {
     pub pending_source_bytes_max: usize,
     /// Recent outcomes that a replica remembers for roots that ask. Default 100,000.
     pub outcomes_max: usize,
+    /// Bytes of operations rejected but not committed past; more force a commit. Default 8 MiB.
+    pub letters_bytes_max: usize,
     /// How long drafting (parsing and analysing) one operation may take before it counts as hung.
     /// Default 10 s.
     pub draft_time_max: Duration,
@@ -120,6 +122,7 @@ impl Config {
             outcomes_max: 100_000,
             outcomes_time: Duration::from_secs(3_600),
             outcomes_bytes_max: 64 << 20,
+            letters_bytes_max: 8 << 20,
             draft_time_max: Duration::from_secs(10),
             draft_threads_abandoned_max: 8,
             faults: Arc::new([]),

@@ -26,6 +26,8 @@ pub struct Metrics {
     pub commit_seconds: Histogram,
     /// How often a replica stopped with an error.
     pub failures: Counter,
+    /// Rejected operations handed to the dead letters, by every replica that rejected them.
+    pub dead_letters: Counter,
     /// How often a replica met an operation that panics or hangs.
     pub poisons: Counter,
     /// Threads that hang in such operations.
@@ -40,6 +42,7 @@ impl Metrics {
             commits: Counter::default(),
             commit_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             failures: Counter::default(),
+            dead_letters: Counter::default(),
             poisons: Counter::default(),
             draft_threads_abandoned: Gauge::default(),
         };
@@ -51,6 +54,11 @@ impl Metrics {
             metrics.commit_seconds.clone(),
         );
         registry.register("trawl_leaf_replica_failures", "Times a replica stopped", metrics.failures.clone());
+        registry.register(
+            "trawl_leaf_dead_letters",
+            "Rejected operations handed to the dead letters, by every replica that rejected them",
+            metrics.dead_letters.clone(),
+        );
         registry.register(
             "trawl_leaf_poisons",
             "Times a replica met an operation that panics or hangs",

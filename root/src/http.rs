@@ -17,6 +17,7 @@ mod bulk;
 mod call;
 mod cat;
 mod cluster;
+mod dead_letters;
 mod document;
 pub mod error;
 mod fetch;

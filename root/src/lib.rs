@@ -19,6 +19,7 @@ mod scatter;
 mod search;
 mod statistics;
 
+pub mod dead_letters;
 mod ingest;
 pub mod operation;
 mod queue;

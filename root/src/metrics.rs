@@ -4,6 +4,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use trawl_cluster::dead_letters::LetterCounts;
 
 use crate::limits::Refusals;
 
@@ -38,6 +39,8 @@ pub struct Metrics {
     pub write_seconds: Histogram,
     /// Operations that this root, leading, had skipped because they panic or hang.
     pub operations_skipped: Counter,
+    /// The dead letters, as of the last look.
+    pub dead_letters: LetterGauges,
     /// 1 while this root leads.
     pub leading: Gauge,
     /// What was refused, by the limit that was reached.
@@ -64,6 +67,7 @@ impl Metrics {
             write_bytes_in_flight: Gauge::default(),
             write_seconds: latency(),
             operations_skipped: Counter::default(),
+            dead_letters: LetterGauges::default(),
             leading: Gauge::default(),
             refusals: Refusals::default(),
             incarnations_begun: Counter::default(),
@@ -115,12 +119,41 @@ impl Metrics {
             "Operations that this root, leading, had skipped because they panic or hang",
             metrics.operations_skipped.clone(),
         );
+        metrics.dead_letters.register(registry);
         registry.register("leading", "1 while this root leads", metrics.leading.clone());
         let help = "Requests and operations that were refused, by the limit that was reached";
         registry.register("limit_refusals", help, metrics.refusals.0.clone());
         let help = "Logs that had lost history and went on behind what a replica held";
         registry.register("incarnations_begun", help, metrics.incarnations_begun.clone());
         metrics
+    }
+}
+
+/// What is known of the dead letters of the whole cluster.
+#[derive(Clone, Debug, Default)]
+pub struct LetterGauges {
+    kept: Gauge,
+    bytes: Gauge,
+    aged_out: Gauge,
+}
+
+impl LetterGauges {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("dead_letters_kept", "Rejected operations that are kept", self.kept.clone());
+        registry.register("dead_letters_bytes", "Bytes of the rejected operations kept", self.bytes.clone());
+        registry.register(
+            "dead_letters_aged_out",
+            "Rejected operations that made room for newer ones, ever",
+            self.aged_out.clone(),
+        );
+    }
+
+    /// Takes over what the engine counts.
+    pub fn set(&self, counts: LetterCounts) {
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        self.kept.set(number(counts.kept));
+        self.bytes.set(number(counts.bytes));
+        self.aged_out.set(number(counts.aged_out));
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Command {
     pub program: PathBuf,
     /// Handed on.
     pub log: LogArgs,
+    /// Further arguments of leaves.
+    pub leaf_args: Vec<String>,
 }
 
 /// Keeps the child running until `stop`, then ends it.
@@ -95,6 +97,7 @@ fn start(place: usize, child: &Child, command: &Command, file: &ClusterFile) -> 
     }
     if let Some(data_dir) = &child.data_dir {
         let address = free_port()?;
+        process.args(&command.leaf_args);
         process.arg("--data-dir").arg(data_dir).args(["--metrics", &address.to_string()]);
         metrics = Some(address);
     }

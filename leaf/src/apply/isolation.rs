@@ -68,26 +68,36 @@ pub enum Failure {
     Error(Error),
 }
 
-/// A row in the works.
-pub struct Ticket {
-    row: Arc<Row>,
+/// Work in the works: some steps, each of which may come to grief.
+pub struct Ticket<T> {
+    step: Step<T>,
+    steps: usize,
     done: Arc<AtomicUsize>,
     /// Behind a lock only so that whoever owns a ticket may be shared.
-    reply: Mutex<Receiver<Vec<Attempt>>>,
+    reply: Mutex<Receiver<Vec<Attempt<T>>>>,
 }
 
-/// What is drafted: operations of one row, with one layout.
-struct Row {
-    layout: Arc<Layout>,
-    batch: Arc<Batch>,
-    /// Places of operations that are left out.
-    skipped: Vec<usize>,
+/// One step of the work, by its number.
+type Step<T> = Arc<dyn Fn(usize, &mut Tools<'_>) -> T + Send + Sync>;
+
+/// What came of a step, or the message of its panic.
+type Attempt<T> = Result<T, String>;
+
+/// What a drafting thread has at hand.
+pub struct Tools<'a> {
+    /// Analysers that have been used before.
+    pub analyzers: &'a mut Analyzers,
+    faults: &'a [Fault],
 }
 
-/// An operation's draft, or the message of its panic.
-type Attempt = Result<Drafted, String>;
+impl Tools<'_> {
+    /// Panics or hangs when a test wants this document to.
+    pub fn strike(&self, source: &[u8]) {
+        self.faults.iter().for_each(|fault| fault.strike(source));
+    }
+}
 
-/// Hands rows to a drafting thread. The thread is started when it is first needed.
+/// Hands work to a drafting thread. The thread is started when it is first needed.
 pub struct Drafter {
     limits: Limits,
     thread: Option<Thread>,
@@ -113,46 +123,74 @@ impl Drafter {
         self.stalled = Some(stalled);
     }
 
-    /// Begins to draft a row.
-    pub fn begin(&mut self, layout: &Arc<Layout>, batch: &Arc<Batch>, skipped: Vec<usize>) -> Result<Ticket, Error> {
-        self.submit(Arc::new(Row { layout: layout.clone(), batch: batch.clone(), skipped }), 0..batch.operations.len())
+    /// Begins to draft a row, but for the operations at the places that are skipped.
+    pub fn begin(
+        &mut self,
+        layout: &Arc<Layout>,
+        batch: &Arc<Batch>,
+        skipped: Vec<usize>,
+    ) -> Result<Ticket<Drafted>, Error> {
+        let (layout, steps, batch) = (layout.clone(), batch.operations.len(), batch.clone());
+        let step: Step<Drafted> = Arc::new(move |place, tools| match batch.operations.get(place) {
+            Some(operation) if !skipped.contains(&place) => draft(&layout, operation, tools),
+            _ => None,
+        });
+        self.submit(step, 0..steps, steps)
     }
 
     /// Waits for a row. What `skip` says of a place counts also when it has become true only since the
     /// row was begun.
-    pub fn finish(&mut self, ticket: Ticket, skip: impl Fn(usize) -> bool) -> Result<Vec<Drafted>, Failure> {
-        let mut drafts = Vec::with_capacity(ticket.row.batch.operations.len());
-        // How often the operation at the place after `drafts` has panicked or hung.
-        let mut failed = 0;
+    pub fn finish(&mut self, ticket: Ticket<Drafted>, skip: impl Fn(usize) -> bool) -> Result<Vec<Drafted>, Failure> {
+        self.complete(ticket, |place| skip(place).then_some(None))
+    }
+
+    /// Does one thing in isolation and waits for it.
+    pub fn alone<T: Send + 'static>(
+        &mut self,
+        work: impl Fn(&mut Tools<'_>) -> T + Send + Sync + 'static,
+    ) -> Result<T, Failure> {
+        let ticket = self.submit(Arc::new(move |_, tools| work(tools)), 0..1, 1).map_err(Failure::Error)?;
+        let done = self.complete(ticket, |_| None)?.pop();
+        done.ok_or_else(|| Failure::Error(Error::Unreadable("drafting came to nothing".to_owned())))
+    }
+
+    fn complete<T: Send + 'static>(
+        &mut self,
+        ticket: Ticket<T>,
+        skip: impl Fn(usize) -> Option<T>,
+    ) -> Result<Vec<T>, Failure> {
+        let mut drafts = Vec::with_capacity(ticket.steps);
+        // How often the step after those in `drafts` has panicked.
+        let mut panics = 0;
         match self.wait(&ticket) {
             Some(attempts) => {
                 drafts.extend(attempts.into_iter().map_while(Result::ok));
-                if drafts.len() == ticket.row.batch.operations.len() {
+                if drafts.len() == ticket.steps {
                     return Ok(drafts);
                 }
-                failed += 1;
+                panics += 1;
             }
             None => self.abandon(),
         }
         self.thread = None;
         tracing::warn!(at = drafts.len(), "a row cannot be drafted as a whole, its operations are drafted one by one");
-        while drafts.len() < ticket.row.batch.operations.len() {
+        while drafts.len() < ticket.steps {
             let at = drafts.len();
-            if skip(at) {
-                drafts.push(None);
-                failed = 0;
+            if let Some(skipped) = skip(at) {
+                drafts.push(skipped);
+                panics = 0;
                 continue;
             }
-            let alone = self.submit(ticket.row.clone(), at..at + 1).map_err(Failure::Error)?;
-            match self.wait(&alone).map(|mut attempts| attempts.pop().unwrap_or(Ok(None))) {
+            let alone = self.submit(ticket.step.clone(), at..at + 1, 1).map_err(Failure::Error)?;
+            match self.wait(&alone).and_then(|mut attempts| attempts.pop()) {
                 Some(Ok(drafted)) => {
                     drafts.push(drafted);
-                    failed = 0;
+                    panics = 0;
                 }
                 Some(Err(reason)) => {
-                    failed += 1;
+                    panics += 1;
                     self.thread = None;
-                    if failed > 1 {
+                    if panics > 1 {
                         return Err(Failure::Poison(at, format!("drafting the document panicked: {reason}")));
                     }
                 }
@@ -166,22 +204,33 @@ impl Drafter {
         Ok(drafts)
     }
 
-    fn submit(&mut self, row: Arc<Row>, places: std::ops::Range<usize>) -> Result<Ticket, Error> {
+    fn submit<T: Send + 'static>(
+        &mut self,
+        step: Step<T>,
+        places: std::ops::Range<usize>,
+        steps: usize,
+    ) -> Result<Ticket<T>, Error> {
         let thread = match &mut self.thread {
             Some(thread) => thread,
             thread => thread.insert(Thread::start(&self.limits)?),
         };
         let (sender, reply) = sync_channel(1);
         let done = Arc::new(AtomicUsize::new(0));
-        let job = Job { row: row.clone(), places, done: done.clone(), reply: sender };
-        // A thread that has ended or is stuck takes nothing; the reply's sender goes with the job, and
-        // waiting for the ticket finds that out.
+        let (own, counter) = (step.clone(), done.clone());
+        let job: Job = Box::new(move |tools, left| {
+            if let Some(attempts) = attempt(own.as_ref(), places, &counter, tools, left) {
+                // Nobody waits for a thread that was left behind.
+                let _ = sender.send(attempts);
+            }
+        });
+        // A thread that is stuck takes nothing; the reply's sender goes with the job, and waiting for the
+        // ticket finds that out.
         let _ = thread.jobs.try_send(job);
-        Ok(Ticket { row, done, reply: Mutex::new(reply) })
+        Ok(Ticket { step, steps, done, reply: Mutex::new(reply) })
     }
 
     /// The reply; `None` when the operation at work does not end.
-    fn wait(&mut self, ticket: &Ticket) -> Option<Vec<Attempt>> {
+    fn wait<T>(&mut self, ticket: &Ticket<T>) -> Option<Vec<Attempt<T>>> {
         let look = (self.limits.time_max / LOOKS_MAX).max(Duration::from_millis(1));
         let (mut seen, mut looks) = (0, 0);
         let reply = ticket.reply.lock();
@@ -217,13 +266,8 @@ struct Thread {
     life: Arc<Life>,
 }
 
-struct Job {
-    row: Arc<Row>,
-    places: std::ops::Range<usize>,
-    /// Operations done so far.
-    done: Arc<AtomicUsize>,
-    reply: SyncSender<Vec<Attempt>>,
-}
+/// Work as the thread takes it, with whether the thread has been left behind meanwhile.
+type Job = Box<dyn FnOnce(&mut Tools<'_>, &AtomicBool) + Send>;
 
 impl Thread {
     fn start(limits: &Limits) -> Result<Self, Error> {
@@ -241,7 +285,7 @@ impl Thread {
         let body = move || {
             let mut analyzers = Analyzers::default();
             while let Ok(job) = received.recv() {
-                job.run(&mut analyzers, &faults, &own.left);
+                job(&mut Tools { analyzers: &mut analyzers, faults: &faults }, &own.left);
             }
             own.end();
         };
@@ -251,39 +295,37 @@ impl Thread {
     }
 }
 
-impl Job {
-    /// Stops at the first panic.
-    fn run(self, analyzers: &mut Analyzers, faults: &[Fault], left: &AtomicBool) {
-        let mut attempts = Vec::with_capacity(self.places.len());
-        for place in self.places {
-            if left.load(Ordering::Relaxed) {
-                return;
-            }
-            let attempt = match self.row.batch.operations.get(place) {
-                Some(operation) if !self.row.skipped.contains(&place) => {
-                    let draft = AssertUnwindSafe(|| draft(&self.row.layout, operation, analyzers, faults));
-                    catch_unwind(draft).map_err(|panic| panic_message(panic.as_ref()))
-                }
-                _ => Ok(None),
-            };
-            let panicked = attempt.is_err();
-            attempts.push(attempt);
-            self.done.fetch_add(1, Ordering::Relaxed);
-            if panicked {
-                *analyzers = Analyzers::default();
-                break;
-            }
+/// Takes step after step until one panics; `None` when nobody wants to know any more.
+fn attempt<T>(
+    step: &(dyn Fn(usize, &mut Tools<'_>) -> T + Send + Sync),
+    places: std::ops::Range<usize>,
+    done: &AtomicUsize,
+    tools: &mut Tools<'_>,
+    left: &AtomicBool,
+) -> Option<Vec<Attempt<T>>> {
+    let mut attempts = Vec::with_capacity(places.len());
+    for place in places {
+        if left.load(Ordering::Relaxed) {
+            return None;
         }
-        // Nobody waits for a thread that was left behind.
-        let _ = self.reply.send(attempts);
+        let attempt = catch_unwind(AssertUnwindSafe(|| step(place, tools)));
+        let attempt = attempt.map_err(|panic| panic_message(panic.as_ref()));
+        let panicked = attempt.is_err();
+        attempts.push(attempt);
+        done.fetch_add(1, Ordering::Relaxed);
+        if panicked {
+            *tools.analyzers = Analyzers::default();
+            break;
+        }
     }
+    Some(attempts)
 }
 
 /// Drafts one operation.
-fn draft(layout: &Layout, operation: &Operation, analyzers: &mut Analyzers, faults: &[Fault]) -> Drafted {
-    faults.iter().for_each(|fault| fault.strike(&operation.source));
+fn draft(layout: &Layout, operation: &Operation, tools: &mut Tools<'_>) -> Drafted {
+    tools.strike(&operation.source);
     match operation.kind() {
-        Kind::Index | Kind::Create => Some(Draft::parse(layout, &operation.id, &operation.source, analyzers)),
+        Kind::Index | Kind::Create => Some(Draft::parse(layout, &operation.id, &operation.source, tools.analyzers)),
         _ => None,
     }
 }

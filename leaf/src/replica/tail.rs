@@ -32,6 +32,8 @@ use crate::error::Error;
 use crate::index::ReplicaDir;
 use crate::metrics::Metrics;
 
+/// A pause before rejections are handed to an unreachable engine again.
+const LETTERS_PAUSE: Duration = Duration::from_millis(200);
 /// How long a writer may be kept from others who wait for one.
 const SLOT_TIME: Duration = Duration::from_secs(1);
 
@@ -173,11 +175,13 @@ impl<'a> Opened<'a> {
     async fn run(mut self, shutdown: &CancellationToken) -> Result<(), Stop> {
         let mut result = self.follow(shutdown).await;
         // What the log has lost must not be lost here as well.
-        if matches!(result, Err(Stop::Error(Error::History(_))))
+        while matches!(result, Err(Stop::Error(Error::History(_))))
             && self.applied() > self.committed()
-            && let Err(error) = self.commit().await
+            && !shutdown.is_cancelled()
         {
-            result = Err(error.into());
+            if let Err(error) = self.commit().await {
+                result = Err(error.into());
+            }
         }
         let core = self.core.take();
         // Dropping a writer joins its threads, which must not block an async worker.
@@ -355,6 +359,7 @@ impl<'a> Opened<'a> {
         let is_behind = committed < target;
         let has_to = ids >= config.pending_max
             || bytes >= config.pending_bytes_max
+            || self.core.as_ref().is_some_and(|core| core.letters().bytes() >= config.letters_bytes_max)
             || (is_behind && applied >= target)
             || (since.elapsed() > SLOT_TIME && self.tail.shared.writer_slots.contended());
         if has_to {
@@ -380,7 +385,13 @@ impl<'a> Opened<'a> {
         Some(if is_wanted { self.idle_since } else { self.idle_since + self.tail.shared.config.writer_idle })
     }
 
+    /// Hands rejections over, and commits. Without the engine the commit has to wait; the caller comes
+    /// again.
     async fn commit(&mut self) -> Result<(), Error> {
+        if !self.hand_letters_over().await {
+            tokio::time::sleep(LETTERS_PAUSE).await;
+            return Ok(());
+        }
         let shared = self.tail.shared.clone();
         if self.slot.is_none() {
             self.slot = Some(shared.writer_slots.acquire().await);
@@ -412,6 +423,26 @@ impl<'a> Opened<'a> {
             return self.close().await;
         }
         self.measure().await
+    }
+
+    /// Whether the rejections since the last commit are kept in the engine.
+    async fn hand_letters_over(&self) -> bool {
+        let Some(core) = &self.core else { return true };
+        let letters = core.letters().list();
+        if letters.is_empty() {
+            return true;
+        }
+        let (shared, shard) = (&self.tail.shared, self.tail.replica.shard());
+        match shared.engine.letters.record(shard, core.applied(), letters.to_vec()).await {
+            Ok(()) => {
+                shared.metrics.dead_letters.inc_by(letters.len() as u64);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%shard, %error, "dead letters cannot be kept now, the commit waits");
+                false
+            }
+        }
     }
 
     /// What has to be searchable before serving begins; nothing more once it has begun.

@@ -1,9 +1,12 @@
 //! Who this is, whether it lives, what it counts.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use prometheus_client::encoding::text::encode;
 
 use super::{call::Call, error::ApiError, json::object, respond::Answer};
+use crate::dead_letters;
 use crate::error::Error;
 
 /// The version of Elasticsearch whose API this speaks; clients choose their dialect by it.
@@ -11,6 +14,8 @@ pub(crate) const COMPATIBLE_VERSION: &str = "8.15.0";
 /// The one name that a cluster has.
 pub(crate) const CLUSTER_NAME: &str = "trawl";
 
+/// How long the engine may take to count for `/metrics`.
+const COUNTS_TIMEOUT: Duration = Duration::from_millis(500);
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=UTF-8";
 
@@ -52,6 +57,8 @@ pub(crate) async fn readyz(call: Call) -> Result<Answer, ApiError> {
 /// `GET /metrics`
 pub(crate) async fn metrics(call: Call) -> Result<Answer, ApiError> {
     call.root().log_depths.refresh(call.root()).await;
+    // Without the engine the numbers stay those of the last look.
+    let _ = tokio::time::timeout(COUNTS_TIMEOUT, dead_letters::counts(call.root())).await;
     let mut text = String::new();
     encode(&mut text, &call.shared.metrics).map_err(|error| Error::Internal(error.to_string()))?;
     Ok(Answer::text(text, OPEN_METRICS))

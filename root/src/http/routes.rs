@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use http::{Method, StatusCode};
 
 use super::{
-    bulk, call, call::Call, cat, cluster, document, error::ApiError, index, info, mapping, mget, msearch,
+    bulk, call, call::Call, cat, cluster, dead_letters, document, error::ApiError, index, info, mapping, mget, msearch,
     params::decode_segment, queue, respond::Answer, search, update,
 };
 
@@ -64,6 +64,10 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
         route!(POST, "/_trawl/queue/_nack", &[], body: true, queue::nack),
         route!(POST, "/_trawl/queue/{}", &[], body: true, queue::push),
         route!(POST, "/_trawl/queue/{}/_claim", &[], body: true, queue::claim),
+        route!(GET, "/_trawl/dead_letters", dead_letters::PARAMS, body: false, dead_letters::list),
+        route!(POST, "/_trawl/dead_letters/_replay", &[&["refresh"]], body: true, dead_letters::replay),
+        route!(POST, "/_trawl/dead_letters/_drop", &[], body: true, dead_letters::drop),
+        route!(GET, "/_trawl/dead_letters/{}/{}/{}/{}", &[], body: false, dead_letters::show),
         route!(GET, "/_cluster/health", cluster::HEALTH_PARAMS, body: false, cluster::health),
         route!(GET, "/_cluster/health/{}", cluster::HEALTH_PARAMS, body: false, cluster::health),
         route!(GET, "/_nodes", &[&["timeout"]], body: false, cluster::nodes),
