@@ -43,6 +43,11 @@ pub struct Process {
 impl Cluster {
     /// Starts a cluster in a temporary directory and waits until it is ready.
     pub async fn start(roots: usize, leaves: usize) -> Self {
+        Self::start_with(roots, leaves, &[]).await
+    }
+
+    /// The same with further arguments of `trawl up`.
+    pub async fn start_with(roots: usize, leaves: usize, extra: &[&str]) -> Self {
         let temporary = tempfile::tempdir().unwrap();
         let mut cluster = Self {
             up: None,
@@ -50,7 +55,7 @@ impl Cluster {
             _temporary: Some(temporary),
             roots,
             leaves,
-            extra: Vec::new(),
+            extra: extra.iter().map(|argument| (*argument).to_owned()).collect(),
             client: Client::new(String::new()),
         };
         cluster.up().await;
