@@ -17,6 +17,8 @@ pub struct Config {
     /// How long a node's or leader's record may stand still before it counts as gone. Has to be the
     /// same in the whole cluster. Default 3 s.
     pub lease_time: Duration,
+    /// What HTTP clients may cost.
+    pub limits: HttpLimits,
     /// How searches and gets are done.
     pub search: SearchConfig,
     /// How writes are done.
@@ -37,11 +39,54 @@ impl Config {
             http,
             http_advertise: None,
             lease_time: Duration::from_secs(3),
+            limits: HttpLimits::default(),
             search: SearchConfig::default(),
             write: WriteConfig::default(),
             leaves: LeavesConfig::default(),
             lead: LeadConfig::default(),
             shutdown_grace: Duration::from_secs(8),
+        }
+    }
+}
+
+/// Bounds of what HTTP clients may cost.
+#[derive(Clone, Debug)]
+pub struct HttpLimits {
+    /// Connections open at once; one more is answered with 429 and closed. Default 4,096.
+    pub connections_max: usize,
+    /// From a request's first byte to the end of its head; then the connection is closed. Default 10 s.
+    pub header_time_max: Duration,
+    /// How long a connection may be open without a request. Default 75 s.
+    pub idle_time_max: Duration,
+    /// Between two pieces of a request's body; then the answer is 408. Default 30 s.
+    pub body_time_max: Duration,
+    /// Largest request body after decompression; a larger one is a 413. Default 100 MiB.
+    pub body_bytes_max: usize,
+    /// All request bodies held at once; more answers 429. Default 512 MiB.
+    pub in_flight_bytes_max: usize,
+    /// Operations in one `_bulk`; more is a 413. Default 100,000.
+    pub bulk_operations_max: usize,
+    /// Largest document; a larger one is a 413 of its own. Default 16 MiB.
+    pub document_bytes_max: usize,
+    /// Searches in one `_msearch` that run at once. Default 8.
+    pub msearch_concurrency_max: usize,
+    /// Searches in one `_msearch`. Default 1,000.
+    pub msearch_items_max: usize,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: 4_096,
+            header_time_max: Duration::from_secs(10),
+            idle_time_max: Duration::from_secs(75),
+            body_time_max: Duration::from_secs(30),
+            body_bytes_max: 100 << 20,
+            in_flight_bytes_max: 512 << 20,
+            bulk_operations_max: 100_000,
+            document_bytes_max: 16 << 20,
+            msearch_concurrency_max: 8,
+            msearch_items_max: 1_000,
         }
     }
 }

@@ -39,6 +39,7 @@ mod respond;
 mod routes;
 mod search;
 mod search_body;
+pub(crate) mod server;
 mod settings;
 mod sort;
 mod update;
@@ -69,31 +70,8 @@ use self::{
     params::Params,
     respond::{Answer, PRODUCT, respond},
 };
+pub use crate::config::HttpLimits;
 use crate::root::Root;
-
-/// Bounds of what HTTP clients may cost.
-#[derive(Clone, Debug)]
-pub struct HttpLimits {
-    /// Largest request body after decompression. Default 100 MiB.
-    pub body_bytes_max: usize,
-    /// All request bodies held at once; more answers 429. Default 512 MiB.
-    pub in_flight_bytes_max: usize,
-    /// Searches in one `_msearch` that run at once. Default 8.
-    pub msearch_concurrency_max: usize,
-    /// Searches in one `_msearch`. Default 1,000.
-    pub msearch_items_max: usize,
-}
-
-impl Default for HttpLimits {
-    fn default() -> Self {
-        Self {
-            body_bytes_max: 100 << 20,
-            in_flight_bytes_max: 512 << 20,
-            msearch_concurrency_max: 8,
-            msearch_items_max: 1_000,
-        }
-    }
-}
 
 /// What every handler can reach.
 pub(crate) struct Shared {
@@ -151,7 +129,8 @@ async fn handle(
 ) -> Result<Answer, ApiError> {
     let (route, segments) = routes::find(method, path)?;
     params.check(path, route.params)?;
-    let reader = BodyReader { limits: &shared.limits, in_flight: &shared.bodies, route, method, path };
+    let refusals = &shared.root.metrics.refusals;
+    let reader = BodyReader { limits: &shared.limits, in_flight: &shared.bodies, refusals, route, method, path };
     let body = reader.read(headers, body).await?;
     let call = Call {
         shared: Arc::clone(shared),

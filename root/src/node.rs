@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +14,7 @@ use trawl_cluster::view::Viewer;
 use trawl_cluster::{Engine, Lease, Membership, lease};
 
 use crate::config::Config;
-use crate::http::{HttpLimits, router};
+use crate::http::{router, server};
 use crate::root::Root;
 use crate::{lead, lifecycle};
 
@@ -116,14 +115,10 @@ impl RootNode {
     /// When the server breaks, or another process takes this root's name.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let ending = self.leave.clone();
-        let app = router(self.root.clone(), self.metrics.clone(), HttpLimits::default());
-        let listener = self.listener.tap_io(|stream| {
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "TCP_NODELAY cannot be set");
-            }
-        });
-        let server = axum::serve(listener, app).with_graceful_shutdown(ending.clone().cancelled_owned());
-        let server = server.into_future();
+        let limits = self.root.config.limits.clone();
+        let app = router(self.root.clone(), self.metrics.clone(), limits.clone());
+        let refusals = self.root.metrics.refusals.clone();
+        let server = server::serve(self.listener, app, limits, refusals, ending.clone());
         tokio::pin!(server);
         let served = tokio::select! {
             served = &mut server => served.map_err(Error::Serve),

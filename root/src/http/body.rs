@@ -12,6 +12,7 @@ use http::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{HttpLimits, error::ApiError, routes::Route};
+use crate::limits::{Limit, Refusals};
 
 const UNIT: usize = 1024;
 
@@ -27,9 +28,10 @@ impl InFlight {
         Self { units: Arc::new(Semaphore::new(units)), bytes_max }
     }
 
-    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+    fn take(&self, bytes: usize, refusals: &Refusals) -> Result<OwnedSemaphorePermit, ApiError> {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
         Arc::clone(&self.units).try_acquire_many_owned(units).map_err(|_| {
+            refusals.count(Limit::BodiesInFlight);
             let limit = self.bytes_max;
             let reason =
                 format!("[in_flight_requests] data of all requests would be larger than the limit of [{limit}]");
@@ -52,6 +54,7 @@ pub(crate) struct Held {
 pub(crate) struct BodyReader<'a> {
     pub(crate) limits: &'a HttpLimits,
     pub(crate) in_flight: &'a InFlight,
+    pub(crate) refusals: &'a Refusals,
     pub(crate) route: &'static Route,
     pub(crate) method: &'a Method,
     pub(crate) path: &'a str,
@@ -62,7 +65,9 @@ impl BodyReader<'_> {
         let mut permit: Option<OwnedSemaphorePermit> = None;
         let mut collected = BytesMut::new();
         let mut chunks = body.into_data_stream();
-        while let Some(chunk) = chunks.next().await {
+        loop {
+            let chunk = tokio::time::timeout(self.limits.body_time_max, chunks.next()).await;
+            let Some(chunk) = chunk.map_err(|_| self.too_slow())? else { break };
             let chunk = chunk.map_err(|error| unreadable(&error))?;
             if chunk.is_empty() {
                 continue;
@@ -77,7 +82,7 @@ impl BodyReader<'_> {
             let held = permit.as_ref().map_or(0, |permit| permit.num_permits() * UNIT);
             if length > held {
                 // In steps of a quarter of what is there, so that small chunks do not take a permit each.
-                let more = self.in_flight.take((length - held).max(held / 4))?;
+                let more = self.in_flight.take((length - held).max(held / 4), self.refusals)?;
                 match &mut permit {
                     Some(permit) => permit.merge(more),
                     None => permit = Some(more),
@@ -118,7 +123,14 @@ impl BodyReader<'_> {
         Err(ApiError::plain(StatusCode::NOT_ACCEPTABLE, reason))
     }
 
+    fn too_slow(&self) -> ApiError {
+        self.refusals.count(Limit::BodyTime);
+        let reason = format!("nothing more of the request body came for [{:?}]", self.limits.body_time_max);
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout_exception", reason)
+    }
+
     fn too_large(&self) -> ApiError {
+        self.refusals.count(Limit::BodySize);
         ApiError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "content_too_long_exception",

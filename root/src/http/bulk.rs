@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    limits::Limit,
     request::{ItemOutcome, WriteItem, WriteOptions},
 };
 use parse::{Action, Entry};
@@ -53,6 +54,9 @@ pub(crate) async fn bulk(call: Call) -> Result<Answer, ApiError> {
     let mut slots = Vec::with_capacity(entries.len());
     for Entry { action, index, id, operation, source } in entries {
         let (refused, routing) = match operation {
+            Ok(operation) if operation.source.len() > call.shared.limits.document_bytes_max => {
+                (Some((index, id, document::too_large(&call, operation.source.len()))), None)
+            }
             Ok(operation) => {
                 let routing = operation.routing.clone();
                 items.push(WriteItem { index, operation });
@@ -81,14 +85,19 @@ pub(crate) async fn bulk(call: Call) -> Result<Answer, ApiError> {
     }
     let mut documents = updated(&call, &done).await;
     let mut errors = false;
+    let mut retry_after: Option<u64> = None;
     let mut shown = Vec::with_capacity(done.len());
     for (at, done) in done.iter().enumerate() {
         let mut item = rendered(&done.outcome, done.action == Action::Create, refreshed);
         errors |= item.error.is_some();
+        retry_after = retry_after.max(item.error.as_ref().and_then(|error| error.retry_after_seconds));
         item.members.extend(documents.remove(&at).map(|document| ("get".to_owned(), document)));
         shown.push(Json::Object(vec![(done.action.name().to_owned(), item.in_bulk())]));
     }
-    let answer = Answer::ok(object! { "errors" => errors, "took" => millis(started.elapsed()), "items" => shown });
+    let mut answer = Answer::ok(object! { "errors" => errors, "took" => millis(started.elapsed()), "items" => shown });
+    if let Some(seconds) = retry_after {
+        answer = answer.with_header("retry-after", &seconds.to_string());
+    }
     Ok(position::attach(answer, &positions))
 }
 
@@ -133,10 +142,15 @@ async fn parsed(call: &Call) -> Result<Vec<Entry>, Error> {
     let body = call.body.clone();
     let index = Some(call.segment(0)).filter(|name| !name.is_empty()).map(str::to_owned);
     let routing = call.params.get("routing").map(str::to_owned);
-    if body.len() <= INLINE_BYTES_MAX {
-        return parse::parse(&body, index.as_deref(), routing.as_deref());
+    let most = call.shared.limits.bulk_operations_max;
+    let parse = move || parse::at_most(most, &body, index.as_deref(), routing.as_deref());
+    let entries = if call.body.len() <= INLINE_BYTES_MAX {
+        parse()
+    } else {
+        tokio::task::spawn_blocking(parse).await.map_err(|error| Error::Internal(error.to_string()))?
+    };
+    if let Err(Error::TooLarge(_)) = &entries {
+        call.root().metrics.refusals.count(Limit::BulkOperations);
     }
-    tokio::task::spawn_blocking(move || parse::parse(&body, index.as_deref(), routing.as_deref()))
-        .await
-        .map_err(|error| Error::Internal(error.to_string()))?
+    entries
 }

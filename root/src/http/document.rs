@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    limits::Limit,
     request::{ItemOutcome, ShardsSummary, WriteItem, WriteOptions, WriteOutcome},
 };
 
@@ -77,6 +78,9 @@ async fn write(call: Call, id: Option<String>, kind: Kind) -> Result<Answer, Api
         ..Default::default()
     };
     Conditions::from_params(&call.params)?.apply(&mut operation)?;
+    if operation.source.len() > call.shared.limits.document_bytes_max {
+        return Err(too_large(&call, operation.source.len()).into());
+    }
     let options = write_options(&call)?;
     let item = WriteItem { index: call.segment(0).to_owned(), operation };
     let written = call.root().write(vec![item], options).await?;
@@ -120,6 +124,13 @@ pub(crate) fn check_params(params: &Params) -> Result<(), Error> {
         }
     }
     check_active_shards(params)
+}
+
+/// 413: a document is over the limit.
+pub(crate) fn too_large(call: &Call, bytes: usize) -> Error {
+    call.root().metrics.refusals.count(Limit::DocumentSize);
+    let max = call.shared.limits.document_bytes_max;
+    Error::TooLarge(format!("the document of [{bytes}] bytes is larger than the limit of [{max}] bytes"))
 }
 
 /// What one operation came to, for `_bulk` and single writes alike.

@@ -49,7 +49,22 @@ pub(super) struct Entry {
 ///
 /// # Errors
 /// What makes the request as a whole malformed; what concerns one document is in its entry.
+#[cfg(test)]
 pub(super) fn parse(body: &Bytes, index: Option<&str>, routing: Option<&str>) -> Result<Vec<Entry>, Error> {
+    at_most(usize::MAX, body, index, routing)
+}
+
+/// Parses a whole body of so many operations at most.
+///
+/// # Errors
+/// [`Error::TooLarge`] when there are more; what else makes the request as a whole malformed. What concerns
+/// one document is in its entry.
+pub(super) fn at_most(
+    most: usize,
+    body: &Bytes,
+    index: Option<&str>,
+    routing: Option<&str>,
+) -> Result<Vec<Entry>, Error> {
     if body.trim_ascii().is_empty() {
         return Err(Error::invalid("parse_exception", "request body is required"));
     }
@@ -61,6 +76,9 @@ pub(super) fn parse(body: &Bytes, index: Option<&str>, routing: Option<&str>) ->
     while let Some(line) = lines.next() {
         if line.trim_ascii().is_empty() {
             continue;
+        }
+        if entries.len() == most {
+            return Err(Error::TooLarge(format!("the bulk request has more than the limit of [{most}] operations")));
         }
         let number = lines.number;
         let head = Head::parse(&line, number, index, routing)?;
