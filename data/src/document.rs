@@ -8,18 +8,16 @@
 
 mod coerce;
 mod json;
-mod query;
 pub mod update;
 mod walk;
 
 use std::net::Ipv6Addr;
 
-use trawl_proto::v1::{self, DynamicType};
+use trawl_proto::v1::DynamicType;
 
 use crate::mapping::{Mapping, dynamic_bit};
 
 pub use crate::date::format_date;
-pub use query::parse_value;
 
 /// The most nested arrays and objects of a document, ignored parts included.
 pub const NESTING_MAX: usize = 100;
@@ -129,20 +127,6 @@ impl Mapping {
 /// reads as the same double.
 pub fn number_text(value: f64) -> String {
     serde_json::Number::from_f64(value).map_or_else(|| value.to_string(), |number| number.to_string())
-}
-
-/// A value as it travels between root and leaf. Text travels as a string.
-pub fn value_to_proto(value: &Value) -> v1::Value {
-    use v1::value::Kind;
-    let kind = match value {
-        Value::Text(text) | Value::Keyword(text) => Kind::String(text.clone()),
-        Value::Long(number) => Kind::Long(*number),
-        Value::Double(number) => Kind::Double(*number),
-        Value::Boolean(value) => Kind::Boolean(*value),
-        Value::Date(ms) => Kind::DateMs(*ms),
-        Value::Ip(address) => Kind::Ip(address.octets().to_vec().into()),
-    };
-    v1::Value { kind: Some(kind) }
 }
 
 #[cfg(test)]

@@ -342,43 +342,6 @@ fn strings_are_unescaped() {
     assert_eq!(read(r#"{"\u0061": 1}"#).dynamic[0].0, "a");
 }
 
-mod queries {
-    use super::*;
-
-    fn field(path: &str) -> crate::mapping::Field {
-        mapping().field(path).unwrap().clone()
-    }
-
-    #[test]
-    fn values_of_terms() {
-        assert_eq!(parse_value(&field("year"), &json!("12")), Ok(Value::Long(12)));
-        assert_eq!(parse_value(&field("tag"), &json!("much too long")), Ok(Value::Keyword("much too long".to_owned())));
-        assert_eq!(parse_value(&field("title"), &json!(5)), Ok(Value::Text("5".to_owned())));
-        assert_eq!(
-            parse_value(&field("at"), &json!(-62_198_755_200_000i64)),
-            Ok(Value::Date(crate::date::DATE_MS_MIN))
-        );
-        assert_eq!(parse_value(&field("day"), &json!(1234)), Ok(Value::Date(1234)));
-        let error = parse_value(&field("i"), &json!("abc")).unwrap_err();
-        assert_eq!((error.error_type, error.reason.as_str()), ("number_format_exception", "For input string: \"abc\""));
-        assert!(parse_value(&field("i"), &json!(null)).is_err());
-        assert!(parse_value(&field("i"), &json!({"a": 1})).is_err());
-        assert!(parse_value(&field("active"), &json!("maybe")).is_err());
-        let error = parse_value(&field("at"), &json!("soon")).unwrap_err();
-        assert_eq!(
-            error.reason,
-            "failed to parse date field [soon] with format [strict_date_optional_time||epoch_millis]"
-        );
-    }
-
-    #[test]
-    fn addresses_travel_as_sixteen_bytes() {
-        let value = value_to_proto(&parse_value(&field("host"), &json!("10.0.0.1")).unwrap());
-        let Some(v1::value::Kind::Ip(bytes)) = value.kind else { panic!("{value:?}") };
-        assert_eq!(bytes[..], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1]);
-    }
-}
-
 fn any_json() -> impl Strategy<Value = serde_json::Value> {
     let leaf = prop_oneof![
         Just(json!(null)),
@@ -428,13 +391,6 @@ proptest! {
         if let Ok(document) = first {
             prop_assert!(json.is_object());
             prop_assert!(document.mapped.iter().all(|(number, _)| mapping.field_at(*number).is_some()));
-        }
-    }
-
-    #[test]
-    fn queries_read_any_json(json in any_json()) {
-        for field in mapping().fields() {
-            let _ = parse_value(field, &json);
         }
     }
 }
