@@ -27,7 +27,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use prost::Message;
 use tantivy::schema::Value;
-use tantivy::{IndexWriter, Term};
+use tantivy::{IndexWriter, TantivyDocument, TantivyError, Term};
 use trawl_cluster::shard_log::{Record, chain};
 use trawl_data::mapping::{FIELDS_MAX, Mapping};
 use trawl_proto::v1::operation::Kind;
@@ -494,9 +494,7 @@ impl Core {
                 if replaces {
                     self.remove(&operation.id);
                 }
-                if let Some(writer) = &self.writer {
-                    writer.add_document(document)?;
-                }
+                self.add(document)?;
                 self.state.tombstones.remove(&operation.id);
                 let stamp = Stamp { seq: seq.0, primary_term, version };
                 // A copy, so that one document does not hold the memory of its whole row.
@@ -594,6 +592,19 @@ impl Core {
         if let Some(writer) = &self.writer {
             writer.delete_term(Term::from_field_text(self.index.physical.hidden.id, id));
         }
+    }
+
+    fn add(&mut self, document: TantivyDocument) -> Result<(), Error> {
+        let Some(Err(error)) = self.writer.as_ref().map(|writer| writer.add_document(document)) else { return Ok(()) };
+        // All that adding can say is that the writer's thread has stopped; asked for a commit, the writer
+        // says what stopped it. It is of no use any more.
+        if let TantivyError::ErrorInThread(_) = error
+            && let Some(mut writer) = self.writer.take()
+            && let Err(cause) = writer.prepare_commit()
+        {
+            return Err(cause.into());
+        }
+        Err(error.into())
     }
 
     fn open_writer(&mut self) -> Result<(), Error> {

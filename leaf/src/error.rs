@@ -6,6 +6,9 @@ use tantivy::TantivyError;
 use tantivy::directory::error::{OpenDirectoryError, OpenReadError};
 use trawl_proto::Generation;
 
+/// How `std::io::Error` shows ENOSPC, EDQUOT and EFBIG, and how tantivy shows them inside of its own.
+const NO_ROOM: [&str; 6] = ["(os error 28)", "(os error 122)", "(os error 27)", "code: 28,", "code: 122,", "code: 27,"];
+
 /// An error of a replica or of the leaf.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -102,6 +105,13 @@ impl Error {
         }
     }
 
+    /// Whether there is no room on the disk (or within a quota) for what had to be written. Tantivy keeps
+    /// the operating system's error as text in places, so the text is what is looked at.
+    pub fn is_disk_full(&self) -> bool {
+        let reason = self.reason();
+        NO_ROOM.iter().any(|text| reason.contains(text))
+    }
+
     /// The whole chain of causes in one line, for a reason that a person reads.
     pub fn reason(&self) -> String {
         let mut text = self.to_string();
@@ -115,5 +125,22 @@ impl Error {
             cause = error.source();
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_other_trouble() {
+        let os = |code| std::io::Error::from_raw_os_error(code);
+        assert!(Error::io("write", "/x")(os(28)).is_disk_full());
+        assert!(Error::Index(TantivyError::IoError(Arc::new(os(28)))).is_disk_full());
+        assert!(Error::Index(TantivyError::IoError(Arc::new(os(122)))).is_disk_full());
+        assert!(!Error::io("write", "/x")(os(13)).is_disk_full());
+        assert!(!Error::Index(TantivyError::ErrorInThread("killed".to_owned())).is_disk_full());
     }
 }
