@@ -1,6 +1,7 @@
 //! `trawl search`: ranked hits, for a person.
 
 use std::{
+    collections::BTreeSet,
     io::{IsTerminal, Write},
     process::ExitCode,
     time::{Duration, Instant},
@@ -91,6 +92,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(answer["hits"].is_object(), "{} does not answer searches", client.endpoint());
     let style = Style { bold: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() };
     write!(out, "{}", render(&answer, args.index == "_all" || args.index.contains(['*', ',']), style))?;
+    if answer["hits"]["total"]["value"] == 0 {
+        for hint in hints(&client, &args.index, &args.query.join(" ")).await {
+            writeln!(out, "{}", style.text(&hint))?;
+        }
+    }
     if args.explain_time {
         let took = Duration::from_millis(answer["took"].as_u64().unwrap_or(0));
         let around = round_trip.saturating_sub(took).as_secs_f64() * 1e3;
@@ -98,6 +104,70 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         writeln!(out, "time: {} ms in the cluster, {around:.1} ms around it, {total:.1} ms in all", took.as_millis())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What may help when nothing was found; nothing when the cluster does not say.
+async fn hints(client: &Client, index: &str, query: &str) -> Vec<String> {
+    let mut hints = Vec::new();
+    if let Ok(reply) = client.get(&[index, "_count"]).await
+        && let Some(count) = reply.json()["count"].as_u64()
+    {
+        hints.push(match (count, index) {
+            (0, "_all") => "there are no documents yet: `trawl load --index NAME FILE` loads some".to_owned(),
+            (0, _) => format!("there are no documents in {index} (yet: a write is found after about a second)"),
+            (1, _) => "nothing matches, of 1 document".to_owned(),
+            (count, _) => format!("nothing matches, of {count} documents"),
+        });
+    }
+    let Ok(reply) = client.get(&[index, "_mapping"]).await else { return hints };
+    let mut known = BTreeSet::new();
+    for mapping in reply.json().as_object().into_iter().flatten().map(|(_, mapping)| mapping) {
+        fields_of(&mapping["mappings"], "", &mut known);
+    }
+    hints.extend(unknown_fields(query, &known));
+    hints
+}
+
+/// The dotted names of all fields of a mapping.
+fn fields_of(mapping: &Value, path: &str, known: &mut BTreeSet<String>) {
+    for key in ["properties", "fields"] {
+        for (name, field) in mapping[key].as_object().into_iter().flatten() {
+            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            fields_of(field, &path, known);
+            known.insert(path);
+        }
+    }
+}
+
+/// A line for each `field:` in the query that no index has.
+fn unknown_fields(query: &str, known: &BTreeSet<String>) -> Vec<String> {
+    let is_name = |character: char| character.is_alphanumeric() || matches!(character, '_' | '-' | '.' | '@');
+    let before_colon = query.match_indices(':').filter_map(|(at, _)| query[..at].rsplit(|c| !is_name(c)).next());
+    let unknown = before_colon
+        .filter(|name| !name.is_empty() && !matches!(*name, "_id" | "_index" | "_exists_") && !known.contains(*name));
+    let line = |name: &str| {
+        let like = known.iter().min_by_key(|field| distance(field, name)).filter(|field| distance(field, name) <= 2);
+        match like {
+            Some(field) => format!("there is no field {name}; did you mean {field}?"),
+            None => format!("there is no field {name}"),
+        }
+    };
+    unknown.map(line).collect()
+}
+
+/// How many letters differ (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (place, letter) in one.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], place + 1);
+        for (at, found) in other.iter().enumerate() {
+            let changed = diagonal + usize::from(letter != *found);
+            diagonal = row[at + 1];
+            row[at + 1] = changed.min(row[at] + 1).min(diagonal + 1);
+        }
+    }
+    row.last().copied().unwrap_or_default()
 }
 
 /// How to show what is highlighted.
@@ -280,6 +350,23 @@ mod tests {
             lines[0]
         );
         assert_eq!(lines[1], "     core memory");
+    }
+
+    #[test]
+    fn misspelt_fields_are_named() {
+        let mapping = json!({"properties": {
+            "title": {"type": "text", "fields": {"raw": {"type": "keyword"}}},
+            "at": {"properties": {"year": {"type": "long"}}},
+        }});
+        let mut known = BTreeSet::new();
+        fields_of(&mapping, "", &mut known);
+        assert_eq!(known.iter().map(String::as_str).collect::<Vec<_>>(), ["at", "at.year", "title", "title.raw"]);
+        assert_eq!(
+            unknown_fields("titel:seal AND (at.year:3 year:4) place:\"x:y\"", &known)[..2],
+            ["there is no field titel; did you mean title?", "there is no field year"]
+        );
+        assert_eq!(unknown_fields("title:a _id:b plain", &known), Vec::<String>::new());
+        assert_eq!((distance("", "abc"), distance("title", "titel"), distance("a", "a")), (3, 2, 0));
     }
 
     #[test]
