@@ -59,6 +59,10 @@ pub struct Args {
     /// For tests: documents that contain PATTERN panic or hang (PATTERN=panic|hang|panic-once)
     #[arg(long, env = "TRAWL_INJECT_POISON", hide = true, value_delimiter = ',', value_name = "PATTERN=FAULT")]
     pub inject_poison: Vec<String>,
+
+    /// For tests: take this long more for every operation that is applied
+    #[arg(long, env = "TRAWL_INJECT_APPLY_DELAY", hide = true, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub inject_apply_delay: Option<Duration>,
 }
 
 /// Runs until a signal comes.
@@ -70,6 +74,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     config.grpc_advertised = args.grpc_advertised;
     config.zone = args.zone;
     config.search_queue_max = args.search_queue;
+    config.inject_apply_delay = args.inject_apply_delay;
     if let Some(threads) = args.search_threads {
         config.search_threads = threads.max(1);
     }

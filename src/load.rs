@@ -240,7 +240,7 @@ fn read_mapping(path: &std::path::Path) -> anyhow::Result<serde_json::Value> {
 }
 
 /// A number of bytes: `1048576`, `512KiB`, `1MiB`, `2MB`.
-fn size(text: &str) -> Result<usize, String> {
+pub(crate) fn size(text: &str) -> Result<usize, String> {
     let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let unit: usize = match unit.trim() {

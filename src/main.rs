@@ -9,6 +9,7 @@ mod demo;
 mod engine_queue;
 mod health;
 mod leaf;
+mod limits;
 mod load;
 mod queue;
 mod root;

@@ -33,6 +33,9 @@ pub struct Args {
     /// Name, stable over restarts; from the host name when not given
     #[arg(long, env = "TRAWL_NAME", value_name = "NAME")]
     pub name: Option<String>,
+
+    #[command(flatten)]
+    pub limits: crate::limits::LimitArgs,
 }
 
 /// Runs until a signal comes.
@@ -41,7 +44,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let name = name_or_host(args.name);
     let mut config = Config::new(name.as_str(), args.http);
     config.http_advertise = args.http_advertised;
-    let engine = trawl_cluster::connect(&args.cluster, &EngineOptions::default())
+    let mut options = EngineOptions::default();
+    args.limits.apply(&mut config, &mut options);
+    let engine = trawl_cluster::connect(&args.cluster, &options)
         .await
         .with_context(|| format!("cannot open the cluster engine {}", trawl_cluster::redacted(&args.cluster)))?;
     let node = RootNode::start(config, engine).await.with_context(|| format!("root {name} cannot start"))?;

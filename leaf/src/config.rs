@@ -74,6 +74,9 @@ pub struct Config {
     /// Bytes of log rows read at a time. Default 4 MiB.
     pub read_bytes: usize,
 
+    /// For tests: how much longer applying one operation takes. Default none.
+    pub inject_apply_delay: Option<Duration>,
+
     /// How often the heads of all logs are compared, for appends that nobody told of. Default 200 ms.
     pub heads_interval: Duration,
     /// The same when no replica has moved for `heads_quiet_time`. Default 1 s.
@@ -127,6 +130,7 @@ impl Config {
             draft_threads_abandoned_max: 8,
             faults: Arc::new([]),
             read_bytes: 4 << 20,
+            inject_apply_delay: None,
             heads_interval: Duration::from_millis(200),
             heads_interval_quiet: Duration::from_secs(1),
             heads_quiet_time: Duration::from_secs(5),

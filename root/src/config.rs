@@ -107,6 +107,12 @@ pub struct SearchConfig {
     pub margin: Duration,
     /// How many calls one shard may cost in one phase, over all replicas. Default 8.
     pub attempts_max: u32,
+    /// Large aggregations that are merged at the same time; others wait, not longer than their deadline.
+    /// Default: the number of cores.
+    pub merges_max: usize,
+    /// Bytes of partial aggregations that one search may bring together; more are too many buckets.
+    /// Default 64 MiB.
+    pub partial_bytes_max: usize,
     /// Parsed mappings kept, by index and version. Default 1,000.
     pub mappings_max: usize,
     /// How old the known dynamic fields of an index may be when a query names a dynamic or unknown
@@ -123,6 +129,8 @@ impl Default for SearchConfig {
             statistics_entries_max: 100_000,
             margin: Duration::from_millis(15),
             attempts_max: 8,
+            merges_max: std::thread::available_parallelism().map_or(2, usize::from),
+            partial_bytes_max: 64 << 20,
             mappings_max: 1_000,
             fields_age_max: Duration::from_secs(1),
         }
@@ -194,11 +202,14 @@ impl Default for LeavesConfig {
 pub struct LeadConfig {
     /// Between two looks at what could be trimmed, when something was written. Default 5 s.
     pub trim_interval: Duration,
+    /// The same while a log has reached half its limit. Default 500 ms.
+    pub trim_interval_large: Duration,
     /// Operations that stay in a log behind what all replicas have committed, so that a replica that
     /// restarts or lags a little need not copy. Default 10,000.
     pub trim_keep: u64,
-    /// A log of this size is trimmed at what is committed, without a tail, and also where it is the
-    /// second copy of a single replica. Default 512 MiB, half of the engine's limit.
+    /// A log of this size is trimmed at what is committed, without a tail, also where it is the second
+    /// copy of a single replica, and replicas far behind lose their hold on it. Half of its own limit
+    /// where the index has one. Default 512 MiB, half of the engine's limit.
     pub log_bytes_high: u64,
     /// Between two looks for operations that replicas cannot apply. Default 1 s.
     pub poison_interval: Duration,
@@ -218,6 +229,7 @@ impl Default for LeadConfig {
     fn default() -> Self {
         Self {
             trim_interval: Duration::from_secs(5),
+            trim_interval_large: Duration::from_millis(500),
             trim_keep: 10_000,
             log_bytes_high: 512 << 20,
             poison_interval: Duration::from_secs(1),

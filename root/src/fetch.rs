@@ -10,7 +10,7 @@ use trawl_proto::{NodeName, v1};
 use crate::gather::Ranked;
 use crate::plan::Target;
 use crate::request::FoundHit;
-use crate::scatter::{Scatter, Scattered, position};
+use crate::scatter::{Scatter, Scattered, by_position};
 
 /// Winners of one shard.
 pub struct Winners<'a> {
@@ -41,7 +41,7 @@ pub async fn documents(
             let request = v1::FetchRequest { shards, options: Some(options.clone()) };
             Box::pin(async move {
                 let response = leaf.fetch(request, timeout).await?;
-                Ok(response.shards.into_iter().filter_map(|shard| by_position(targets, &asked, shard)).collect())
+                Ok(by_position(targets, &asked, response.shards))
             })
         })
         .await;
@@ -65,21 +65,6 @@ fn shard_fetch(winners: &Winners<'_>, ranked: &[Ranked], asked: &NodeName) -> v1
         hits: hits.map(|hit| v1::HitAddress { segment: hit.segment, doc: hit.doc, id: hit.id.clone() }).collect(),
         query: winners.query.cloned(),
     }
-}
-
-fn by_position(
-    targets: &[Target],
-    asked: &[usize],
-    shard: v1::ShardFetchResult,
-) -> Option<(usize, Result<v1::ShardFetchResult, v1::Failure>)> {
-    let at = position(targets, asked, shard.shard.as_ref())?;
-    Some((
-        at,
-        match shard.failure {
-            Some(failure) => Err(failure),
-            None => Ok(shard),
-        },
-    ))
 }
 
 /// A hit with its document, as answered.

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::plan::{Planner, Preference, Target};
 use crate::request::ShardFailure;
 use crate::root::Root;
-use crate::scatter::{Reply, Scatter, load_of, position};
+use crate::scatter::{Scatter, by_position, load_of};
 
 /// How long a get may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,15 +57,7 @@ pub(crate) async fn get(
             let request = v1::GetRequest { shards, options: Some(options.clone()), realtime };
             Box::pin(async move {
                 let response = leaf.get(request, timeout).await?;
-                let reply: Reply<v1::ShardGetResult> = Ok(response
-                    .shards
-                    .into_iter()
-                    .filter_map(|shard| {
-                        let at = position(targets, &asked, shard.shard.as_ref())?;
-                        Some((at, shard.failure.clone().map_or(Ok(shard), Err)))
-                    })
-                    .collect());
-                reply
+                Ok(by_position(targets, &asked, response.shards))
             })
         })
         .await;

@@ -57,8 +57,24 @@ fn of(view: &View, here: &dyn Fn(&NodeName) -> bool, names: &[String]) -> Health
         replicas_serving: sum(|index| index.replicas_serving),
         replicas_recovering: sum(|index| index.replicas_recovering),
         replicas_unassigned: sum(|index| index.replicas_unassigned),
+        reasons: if indices.iter().all(|index| index.status == HealthStatus::Green) {
+            Vec::new()
+        } else {
+            indices.iter().filter_map(|index| too_few_leaves(&index.name, index.replicas, leaves)).collect()
+        },
         indices,
     }
+}
+
+/// Why an index can never be green as things are.
+pub(crate) fn too_few_leaves(name: &str, replicas: u32, leaves: u32) -> Option<String> {
+    let copies = 1 + replicas;
+    (copies > leaves).then(|| {
+        format!(
+            "index [{name}] has [number_of_replicas] {replicas}, so {copies} copies of each shard, but there are {leaves} leaves \
+             and each holds one copy of a shard"
+        )
+    })
 }
 
 fn of_index(view: &View, here: &dyn Fn(&NodeName) -> bool, record: &IndexRecord) -> IndexHealth {
@@ -128,6 +144,7 @@ mod tests {
         assert_eq!(of(&view, &|_| true, &[]).status, HealthStatus::Green);
         let health = of(&view, &|leaf| leaf.as_str() == "leaf-0", &[]);
         assert_eq!((health.status, health.replicas_serving, health.replicas_unassigned), (HealthStatus::Yellow, 2, 2));
+        assert_eq!(health.reasons.len(), 1, "two copies, and no leaf is known to be alive");
         assert_eq!(of(&view, &|_| false, &[]).status, HealthStatus::Red);
         view.serving.remove(&ShardKey::new("u", 1));
         let health = of(&view, &|_| true, &[]);

@@ -132,6 +132,9 @@ async fn handle(
     let refusals = &shared.root.metrics.refusals;
     let reader = BodyReader { limits: &shared.limits, in_flight: &shared.bodies, refusals, route, method, path };
     let body = reader.read(headers, body).await?;
+    if let Some(expression) = route.index(&segments) {
+        shared.root.await_known(expression).await;
+    }
     let call = Call {
         shared: Arc::clone(shared),
         segments,

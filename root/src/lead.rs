@@ -110,15 +110,22 @@ impl Leader<'_> {
                     poison_at = Instant::now() + self.root.config.lead.poison_interval;
                 }
                 () = tokio::time::sleep_until(trim_at) => {
+                    let lead = &self.root.config.lead;
                     let trimmed = async {
-                        trimmer.round(self.root, self.epoch).await?;
-                        self.forget_skips().await
+                        let any_large = trimmer.round(self.root, self.epoch).await?;
+                        self.forget_skips().await?;
+                        Ok(any_large)
                     };
-                    if let Err(error) = trimmed.await {
-                        if matches!(error, Error::Fenced { .. }) { return }
-                        tracing::warn!(%error, "logs cannot be trimmed now");
-                    }
-                    trim_at = Instant::now() + self.root.config.lead.trim_interval;
+                    let pause = match trimmed.await {
+                        Err(Error::Fenced { .. }) => return,
+                        Err(error) => {
+                            tracing::warn!(%error, "logs cannot be trimmed now");
+                            lead.trim_interval
+                        }
+                        Ok(true) => lead.trim_interval_large,
+                        Ok(false) => lead.trim_interval,
+                    };
+                    trim_at = Instant::now() + pause;
                 }
             }
         }

@@ -28,6 +28,7 @@ mod refresh;
 mod catalog;
 mod fields;
 mod lifecycle;
+mod newcomers;
 
 mod engine_gate;
 mod lead;

@@ -17,6 +17,7 @@ use trawl_proto::IndexUid;
 
 use crate::catalog;
 use crate::error::Error;
+use crate::health;
 use crate::request::{CreateIndex, Created};
 use crate::root::Root;
 
@@ -61,7 +62,12 @@ pub(crate) async fn create(root: &Root, name: &str, index: CreateIndex, wait: Du
         Ok(revision) => {
             root.viewer.at_least(revision, VIEW_TIMEOUT).await;
             let shards_acknowledged = wait_served(root, &record, wait).await;
-            Ok(Created { uid: record.uid.0, shards_acknowledged })
+            let leaves = root.viewer.view().leaves().filter(|node| node.alive).count() as u32;
+            let warnings: Vec<String> = health::too_few_leaves(name, record.replicas, leaves).into_iter().collect();
+            for warning in &warnings {
+                tracing::warn!(index = name, "{warning}");
+            }
+            Ok(Created { uid: record.uid.0, shards_acknowledged, warnings })
         }
         Err(Error::Conflict(_)) => Err(exists(&stored_record(root, name).await?.0)),
         Err(error) => Err(error),

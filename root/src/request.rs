@@ -231,6 +231,8 @@ pub struct Created {
     pub uid: String,
     /// Whether every shard had a serving replica before the time was over.
     pub shards_acknowledged: bool,
+    /// What is taken but cannot be carried out as things are, for a person.
+    pub warnings: Vec<String>,
 }
 
 /// One operation of a write.
@@ -369,6 +371,8 @@ pub struct Health {
     pub replicas_recovering: u32,
     /// Configured replicas without a live leaf.
     pub replicas_unassigned: u32,
+    /// Why it cannot be green as things are, for a person.
+    pub reasons: Vec<String>,
     /// Per index, by name.
     pub indices: Vec<IndexHealth>,
 }

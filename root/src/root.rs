@@ -22,6 +22,7 @@ use crate::leaf_client::LeafClients;
 use crate::limits::Limit;
 use crate::logs::LogDepths;
 use crate::metrics::Metrics;
+use crate::newcomers::{self, Newcomers};
 use crate::request::*;
 use crate::statistics::StatisticsCache;
 use crate::{get, health, ingest, lifecycle, refresh, search, status};
@@ -47,6 +48,9 @@ pub struct Root {
     /// Bytes of operations at work.
     pub(crate) write_bytes: AtomicUsize,
     pub(crate) log_depths: LogDepths,
+    pub(crate) newcomers: Newcomers,
+    /// Bounds the large aggregations that are being merged.
+    pub(crate) merges: Arc<Semaphore>,
     reads: Semaphore,
 }
 
@@ -58,6 +62,8 @@ impl Root {
         registry.register_collector(Box::new(log_depths.clone()));
         Self {
             log_depths,
+            newcomers: Newcomers::default(),
+            merges: Arc::new(Semaphore::new(search.merges_max.max(1))),
             leaves: LeafClients::new(config.leaves.clone()),
             mappings: Mappings::new(search.mappings_max),
             fields: Fields::default(),
@@ -87,6 +93,12 @@ impl Root {
     /// [`Error::NoSuchIndex`].
     pub fn resolve(&self, expression: &str, options: ResolveOptions) -> Result<Vec<String>, Error> {
         catalog::resolve(&self.viewer.view(), expression, options)
+    }
+
+    /// Returns when this root knows every index of an expression that there is: one that was made through
+    /// another root a moment ago may not be in the view yet.
+    pub async fn await_known(&self, expression: &str) {
+        newcomers::wait(self, expression).await;
     }
 
     /// An index with the mapping that this root knows, dynamic fields included.

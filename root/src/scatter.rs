@@ -8,6 +8,8 @@
 //! The first answer for a shard is accepted and later ones are dropped, so a second copy of a late
 //! call (a hedge) can be added to [`Scatter::run`]'s loop as one more event.
 
+mod reply;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,7 @@ use trawl_cluster::view::Viewer;
 use trawl_proto::v1::failure::Kind;
 use trawl_proto::{NodeName, failure, v1};
 
+pub use self::reply::{PerShard, by_position};
 use crate::leaf_client::{ConnectionState, LeafClient, LeafClients, unknown_leaf};
 use crate::metrics::Metrics;
 use crate::plan::{Load, Planner, Preference, Target};
@@ -267,15 +270,6 @@ fn complete<A>(asked: &[usize], reply: Reply<A>) -> Vec<(usize, Result<A, v1::Fa
             results
         }
     }
-}
-
-/// The position in the targets of a shard that a leaf names, among those it was asked for.
-pub fn position(targets: &[Target], asked: &[usize], shard: Option<&v1::Shard>) -> Option<usize> {
-    let shard = shard?;
-    asked.iter().copied().find(|at| {
-        let there = &targets[*at].shard;
-        there.number == shard.number && there.index_uid.as_str() == shard.index_uid
-    })
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A search's whole way through the root.
 
+mod aggregate;
 mod query;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::catalog;
 use crate::error::Error;
 use crate::fetch::{self, Winners};
 use crate::gather::{self, Ranked};
+use crate::limits::Limit;
 use crate::plan::{Planner, Preference, Target};
 use crate::request::*;
 use crate::root::Root;
@@ -113,6 +115,7 @@ impl<'a> Search<'a> {
         let window = u64::from(request.from) + u64::from(request.size);
         let window_max = root.config.search.window_max;
         if window > u64::from(window_max) {
+            root.metrics.refusals.count(Limit::ResultWindow);
             return Err(Error::illegal_argument(format!(
                 "Result window is too large, from + size must be less than or equal to: [{window_max}] but was \
                  [{window}]. Use [search_after] with a sort that ends in [_doc] to page through more."
@@ -292,7 +295,9 @@ impl<'a> Search<'a> {
         let total = gather::total(results(), self.request.track_total);
         let max_score =
             if self.request.size > 0 || self.request.track_scores { gather::max_score(results()) } else { None };
-        let aggregations = aggregate(parts, &mut phase.scattered).await?;
+        let (aggregations, in_time) =
+            aggregate::aggregate(self.root, self.query_deadline, parts, &mut phase.scattered).await?;
+        timed_out |= !in_time;
         let ranked = self.merge(sort, &mut phase.scattered);
         let (hits, missing) = self.fetch(parts, &phase, ranked).await;
         timed_out |= missing.iter().any(|missing| missing.failure.kind() == v1::failure::Kind::Deadline);
@@ -371,24 +376,4 @@ fn first_then(first: &NodeName, others: &[NodeName]) -> Vec<NodeName> {
 fn part_of(parts: &[Part], targets: &[Target]) -> Vec<usize> {
     let part_of = |target: &Target| parts.iter().position(|part| part.view.record.uid == target.index.uid);
     targets.iter().map(|target| part_of(target).unwrap_or_default()).collect()
-}
-
-/// Merges partial aggregations, away from the threads that serve everybody when there is much.
-async fn aggregate(
-    parts: &[Part],
-    scattered: &mut Scattered<v1::ShardSearchResult>,
-) -> Result<Vec<(String, AggregationResult)>, Error> {
-    const INLINE_BYTES_MAX: usize = 16 << 10;
-    let Some(wanted) = parts.first().map(|part| &part.lowered.aggregations).filter(|wanted| !wanted.is_empty()) else {
-        return Ok(Vec::new());
-    };
-    let answers = scattered.shards.iter_mut().filter_map(|shard| shard.as_mut().ok());
-    let partials: Vec<_> = answers.map(|answer| std::mem::take(&mut answer.value.aggregations)).collect();
-    let bytes: usize = partials.iter().map(bytes::Bytes::len).sum();
-    if bytes <= INLINE_BYTES_MAX {
-        return gather::aggregation::merge(wanted, &partials);
-    }
-    let wanted = wanted.clone();
-    let merging = tokio::task::spawn_blocking(move || gather::aggregation::merge(&wanted, &partials));
-    merging.await.map_err(|error| Error::Internal(format!("merging aggregations: {error}")))?
 }

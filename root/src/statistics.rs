@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use trawl_proto::v1;
 
 use crate::plan::Target;
-use crate::scatter::{Scatter, position};
+use crate::scatter::{Scatter, by_position};
 
 /// Numbers of all targets, by position; `None` for a shard that did not tell or was not asked.
 pub type Numbers = Vec<Option<ShardNumbers>>;
@@ -81,7 +81,7 @@ pub async fn ask(
             let request = request(&shards);
             Box::pin(async move {
                 let response = leaf.statistics(request, timeout).await?;
-                Ok(response.shards.into_iter().filter_map(|shard| by_position(asked, &shards, shard)).collect())
+                Ok(by_position(asked, &shards, response.shards))
             })
         })
         .await;
@@ -95,19 +95,4 @@ pub async fn ask(
             numbers[at_target] = Some(ShardNumbers::of(generation, &terms, statistics, now));
         }
     }
-}
-
-fn by_position(
-    targets: &[Target],
-    asked: &[usize],
-    shard: v1::ShardStatistics,
-) -> Option<(usize, Result<v1::ShardStatistics, v1::Failure>)> {
-    let at = position(targets, asked, shard.shard.as_ref())?;
-    Some((
-        at,
-        match shard.failure {
-            Some(failure) => Err(failure),
-            None => Ok(shard),
-        },
-    ))
 }

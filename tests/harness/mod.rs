@@ -26,6 +26,7 @@ pub struct Cluster {
     roots: usize,
     leaves: usize,
     extra: Vec<String>,
+    env: Vec<(String, String)>,
     pub client: Client,
 }
 
@@ -48,6 +49,15 @@ impl Cluster {
 
     /// The same with further arguments of `trawl up`.
     pub async fn start_with(roots: usize, leaves: usize, extra: &[&str]) -> Self {
+        Self::start_as(roots, leaves, extra, &[]).await
+    }
+
+    /// The same with settings of the roles as environment variables.
+    pub async fn start_set(roots: usize, leaves: usize, env: &[(&str, &str)]) -> Self {
+        Self::start_as(roots, leaves, &[], env).await
+    }
+
+    async fn start_as(roots: usize, leaves: usize, extra: &[&str], env: &[(&str, &str)]) -> Self {
         let temporary = tempfile::tempdir().unwrap();
         let mut cluster = Self {
             up: None,
@@ -56,6 +66,7 @@ impl Cluster {
             roots,
             leaves,
             extra: extra.iter().map(|argument| (*argument).to_owned()).collect(),
+            env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             client: Client::new(String::new()),
         };
         cluster.up().await;
@@ -70,6 +81,7 @@ impl Cluster {
             .arg(&self.data_dir)
             .args(["--roots", &self.roots.to_string(), "--leaves", &self.leaves.to_string()])
             .args(&self.extra)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             // Ends with this process even when that is aborted.
             .env("TRAWL_SUPERVISED", "1")
             .stdin(Stdio::piped())

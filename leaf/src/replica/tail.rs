@@ -118,7 +118,10 @@ impl Tail {
             if began.elapsed() > self.shared.config.retry_max {
                 (pause, copies) = (self.shared.config.retry_min, 0);
             }
-            let reason = error.reason();
+            let reason = match error.is_disk_full() {
+                true => format!("disk full: {}: {}", self.dir.path().display(), error.reason()),
+                false => error.reason(),
+            };
             tracing::error!(%shard, reason, retry_in = ?pause, "replica stopped");
             self.replica.set_phase(Phase::Failed, reason);
             self.shared.metrics.failures.inc();
@@ -290,13 +293,14 @@ impl<'a> Opened<'a> {
         let Some(mut core) = self.core.take() else { return Ok(Vec::new()) };
         let after = rows.last().map(|row| row.last).unwrap_or_default();
         let (replica, metrics) = (self.tail.replica.clone(), shared.metrics.clone());
+        let delay = shared.config.inject_apply_delay;
         let apply = async {
             let slot = shared.apply_slots.clone().acquire_owned().await;
             // A document that takes long must not keep other shards from being written.
             core.when_stalled(Box::new(move || drop(slot)));
             blocking(move || {
                 let mut rows = VecDeque::from(rows);
-                let result = apply(&mut core, &mut rows, &replica, &metrics);
+                let result = apply(&mut core, &mut rows, &replica, &metrics, delay);
                 core.when_stalled(Box::new(|| {}));
                 Ok((core, rows, result))
             })
@@ -509,8 +513,18 @@ impl Replica {
 
 /// Applies rows on a blocking thread, publishing each row's outcomes as soon as they are known. Rows
 /// that were applied are taken out.
-fn apply(core: &mut Core, rows: &mut VecDeque<Record>, replica: &Replica, metrics: &Metrics) -> Result<(), Stop> {
+fn apply(
+    core: &mut Core,
+    rows: &mut VecDeque<Record>,
+    replica: &Replica,
+    metrics: &Metrics,
+    delay: Option<Duration>,
+) -> Result<(), Stop> {
     while let Some(row) = rows.front() {
+        if let Some(delay) = delay {
+            let operations = row.last.0.saturating_sub(row.first.0) + 1;
+            std::thread::sleep(delay.saturating_mul(u32::try_from(operations).unwrap_or(u32::MAX)));
+        }
         let incarnation = core.applied().incarnation;
         let outcomes = core.apply(row, rows.get(1))?;
         metrics.count(&outcomes);

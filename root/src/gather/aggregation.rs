@@ -13,6 +13,7 @@ use tantivy::TantivyError;
 use tantivy::aggregation::agg_result::{AggregationResult as Found, AggregationResults, BucketResult};
 use tantivy::aggregation::intermediate_agg_result::IntermediateAggregationResults;
 use tantivy::aggregation::{AggregationError, AggregationLimitsGuard};
+use tokio::time::Instant;
 use trawl_data::aggregation::{AggregationField, Partial, ValueKind, field_of, range_name, to_tantivy};
 use trawl_proto::v1::{self, aggregation::Kind};
 
@@ -30,9 +31,26 @@ const MEMORY_BYTES_MAX: u64 = 256 << 20;
 /// [`Error::Invalid`] when there are too many buckets, [`Error::Internal`] when a partial result cannot
 /// be read.
 pub fn merge(wanted: &[v1::Aggregation], partials: &[Bytes]) -> Result<Vec<(String, AggregationResult)>, Error> {
+    merge_until(wanted, partials, None)
+}
+
+/// As [`merge`], looking at the deadline between two steps.
+///
+/// # Errors
+/// As [`merge`]; [`Error::Timeout`].
+pub fn merge_until(
+    wanted: &[v1::Aggregation],
+    partials: &[Bytes],
+    deadline: Option<Instant>,
+) -> Result<Vec<(String, AggregationResult)>, Error> {
+    let in_time = || match deadline {
+        Some(deadline) if Instant::now() >= deadline => Err(Error::Timeout("aggregations take too long".to_owned())),
+        _ => Ok(()),
+    };
     let mut merging = Merging::default();
     let mut merged: Option<IntermediateAggregationResults> = None;
     for bytes in partials.iter().filter(|bytes| !bytes.is_empty()) {
+        in_time()?;
         let partial: Partial = postcard::from_bytes(bytes)
             .map_err(|error| Error::Internal(format!("a shard's aggregations cannot be read: {error}")))?;
         merging.learn(partial.kinds);
@@ -41,7 +59,9 @@ pub fn merge(wanted: &[v1::Aggregation], partials: &[Bytes]) -> Result<Vec<(Stri
             None => merged = Some(partial.results),
         }
     }
+    in_time()?;
     let results = merging.finish(wanted, merged.unwrap_or_default())?;
+    in_time()?;
     let results = merging.results(wanted, results)?;
     let buckets: usize = results.iter().map(|(_, result)| buckets::count(result)).sum();
     if buckets > BUCKETS_MAX {
@@ -138,7 +158,8 @@ impl Merging {
     }
 }
 
-fn too_many(current: String) -> Error {
+/// 400: more buckets than an answer may have.
+pub(crate) fn too_many(current: String) -> Error {
     Error::Invalid {
         error_type: "too_many_buckets_exception",
         reason: format!(

@@ -76,6 +76,10 @@ fn health_body(health: &Health, with_indices: bool) -> Json {
         members.push((name.to_owned(), number.into()));
     }
     members.push(("active_shards_percent_as_number".to_owned(), active_percent(health).into()));
+    if !health.reasons.is_empty() {
+        let reasons: Vec<Json> = health.reasons.iter().map(|reason| reason.as_str().into()).collect();
+        members.push(("trawl_reasons".to_owned(), reasons.into()));
+    }
     if with_indices {
         let indices = health.indices.iter().map(|index| (index.name.clone(), index_body(index))).collect();
         members.push(("indices".to_owned(), Json::Object(indices)));
@@ -269,6 +273,7 @@ mod tests {
             replicas_serving: 6,
             replicas_recovering: 1,
             replicas_unassigned: 1,
+            reasons: Vec::new(),
             indices: Vec::new(),
         };
         let text = String::from_utf8(health_body(&health, false).to_bytes()).unwrap();

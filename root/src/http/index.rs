@@ -29,11 +29,17 @@ pub(crate) async fn create(call: Call) -> Result<Answer, ApiError> {
         _ => call.params.duration("timeout")?.unwrap_or(TIMEOUT),
     };
     let created = call.root().create_index(&name, index, wait).await?;
-    Ok(Answer::ok(object! {
+    let answer = Answer::ok(object! {
         "acknowledged" => true,
         "shards_acknowledged" => created.shards_acknowledged,
         "index" => name,
-    }))
+    });
+    let warned = |answer: Answer, warning: &String| {
+        // As Elasticsearch sends them (RFC 9111, section 5.5); its clients show what is quoted.
+        let text = warning.replace(['"', '\\'], "'");
+        answer.with_header("warning", &format!("299 Trawl-{} \"{text}\"", env!("CARGO_PKG_VERSION")))
+    };
+    Ok(created.warnings.iter().fold(answer, warned))
 }
 
 fn parse(members: &Members) -> Result<CreateIndex, Error> {

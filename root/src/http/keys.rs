@@ -45,9 +45,12 @@ pub fn integer(json: &Json, key: &str) -> Result<i64, Error> {
     value.ok_or_else(|| not_a_number(json, key))
 }
 
-/// A whole number from 0 to 2³² − 1.
+/// A whole number from 0 to 2³¹ − 1.
 pub fn count(json: &Json, key: &str) -> Result<u32, Error> {
     let value = integer(json, key)?;
+    if value > i64::from(i32::MAX) {
+        return Err(illegal(format!("[{key}] must be at most [{}], found [{value}]", i32::MAX)));
+    }
     u32::try_from(value).map_err(|_| illegal(format!("[{key}] parameter cannot be negative, found [{value}]")))
 }
 

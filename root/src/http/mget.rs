@@ -46,6 +46,7 @@ pub(crate) async fn mget(call: Call) -> Result<Answer, ApiError> {
     }
     let mut answers: Vec<Json> = vec![Json::Null; wanted.len()];
     for group in grouped(&wanted) {
+        call.root().await_known(&group.index).await;
         let ids =
             group.places.iter().map(|place| (wanted[*place].id.clone(), wanted[*place].routing.clone())).collect();
         let results = call.root().get(&group.index, ids, realtime, group.source.options()).await;

@@ -65,6 +65,7 @@ pub(crate) async fn msearch(call: Call) -> Result<Answer, ApiError> {
 
 async fn one(call: Arc<Call>, item: Result<Item, Error>) -> Result<Json, ApiError> {
     let item = item?;
+    call.root().await_known(&item.expression).await;
     search::one(&call, &item.expression, &item.body, &item.params).await
 }
 

@@ -47,6 +47,9 @@ pub const DEPTH_MAX: usize = 30;
 /// How deep a lowered query may nest: syntax inside a `query_string` comes on top of the body's own
 /// nesting, and the wire form is decoded with a limit of 100 messages, two per level.
 const LOWERED_DEPTH_MAX: usize = 45;
+/// What the boosts on the way to a clause may multiply to: the scores of all clauses together are then
+/// still far from what 32 bits can hold.
+const BOOST_MAX: f32 = 1e18;
 /// How many clauses a query may come to.
 pub const CLAUSES_MAX: usize = 1_024;
 
@@ -147,12 +150,18 @@ impl Parser {
 /// What the query's nodes answer; a limit that is passed.
 pub fn lower(query: &Parsed, lowering: &mut Lowering<'_>) -> Result<v1::Query, Error> {
     let lowered = query.lower(lowering)?;
-    let mut open: Vec<(&v1::Query, usize)> = vec![(&lowered, 1)];
-    while let Some((query, depth)) = open.pop() {
+    let mut open: Vec<(&v1::Query, usize, f32)> = vec![(&lowered, 1, 1.0)];
+    while let Some((query, depth, factor)) = open.pop() {
         if depth > LOWERED_DEPTH_MAX {
             return Err(too_deep(LOWERED_DEPTH_MAX));
         }
-        open.extend(build::children(query).map(|child| (child, depth + 1)));
+        let factor = factor * build::factor(query);
+        if factor > BOOST_MAX || factor.is_nan() {
+            return Err(illegal(format!(
+                "[boost] is too large: the boosts of nested queries multiply, and may come to [{BOOST_MAX:e}] at most"
+            )));
+        }
+        open.extend(build::children(query).map(|child| (child, depth + 1, factor)));
     }
     Ok(lowered)
 }
@@ -213,6 +222,20 @@ pub fn does_not_fit(error_type: &str, reason: impl Into<String>) -> Error {
         reason: format!("failed to create query: {reason}"),
         caused_by: Some(Cause { error_type: error_type.to_owned(), reason }),
     }
+}
+
+/// Refuses a field that is neither text nor keyword.
+pub fn strings_only(field: &Field, query: &str, takes: &str) -> Result<(), Error> {
+    let field_type = &field.field_type;
+    if field_type.is_text() || field_type.is_keyword() {
+        return Ok(());
+    }
+    let reason = format!(
+        "Can only use {query} queries on {takes} fields - not on [{}] which is of type [{}]",
+        field.path,
+        field_type.name()
+    );
+    Err(does_not_fit("illegal_argument_exception", reason))
 }
 
 /// A key that a query does not know.

@@ -26,6 +26,14 @@ pub(crate) struct Route {
     pub(crate) run: Handler,
 }
 
+impl Route {
+    /// The names of indices in the path.
+    pub(crate) fn index<'a>(&self, segments: &'a [String]) -> Option<&'a str> {
+        let first = ["/{}", "/_cat/", "/_cluster/", "/_trawl/operations/"];
+        segments.first().filter(|_| first.iter().any(|start| self.path.starts_with(start))).map(String::as_str)
+    }
+}
+
 const GET: &[Method] = &[Method::GET];
 const HEAD: &[Method] = &[Method::HEAD];
 const PUT: &[Method] = &[Method::PUT];

@@ -1,5 +1,6 @@
 //! `sort` and `search_after`.
 
+use trawl_data::date::{DateFormats, DateMath};
 use trawl_data::mapping::{Field, FieldType};
 use trawl_proto::v1::{self, sort_key, sort_value, value::Kind};
 
@@ -195,7 +196,10 @@ fn sortable<'a>(lowering: &mut Lowering<'a>, path: &str, unmapped: bool) -> Resu
 
 /// Checks that there are as many values as keys.
 pub(crate) fn check_after(specs: &[SortSpec], after: &[Json]) -> Result<(), Error> {
-    let keys = specs.len().max(1);
+    if specs.is_empty() {
+        return Err(illegal("Sort must contain at least one field."));
+    }
+    let keys = specs.len();
     if after.len() != keys {
         return Err(illegal(format!("search_after has {} value(s) but sort has {keys}.", after.len())));
     }
@@ -247,6 +251,7 @@ fn field_value(
     let field_type = field.map(|field| &field.field_type);
     let value = match (field_type, json) {
         (Some(FieldType::Date { .. }), Json::Number(number)) => number.as_i64().map(Kind::DateMs),
+        (Some(FieldType::Date { formats }), _) => Some(Kind::DateMs(instant(text, formats, lowering.now_ms)?)),
         (Some(FieldType::Boolean), Json::Number(number)) => number.as_i64().map(|value| Kind::Boolean(value != 0)),
         // A dynamic field may hold numbers beside strings.
         (Some(FieldType::Keyword { .. }), Json::Number(_)) if field.is_some_and(|field| field.dynamic.is_some()) => {
@@ -261,6 +266,14 @@ fn field_value(
         }
     };
     Ok(value.map(values::wire))
+}
+
+/// The instant of a date as text: in the field's formats, else as milliseconds or in ISO 8601. A whole day
+/// stands for its beginning.
+fn instant(text: &str, formats: &DateFormats, now_ms: i64) -> Result<i64, Error> {
+    let math = DateMath { now_ms, round_up: false, offset_ms: 0 };
+    values::date(text, formats, math)
+        .or_else(|error| values::date(text, &DateFormats::default(), math).map_err(|_| error))
 }
 
 fn number(text: &str) -> Option<Kind> {
@@ -332,5 +345,19 @@ mod tests {
         assert_eq!(kinds[1], sort_value::Kind::Value(values::wire(Kind::String("a".into()))));
         assert_eq!(kinds[2], sort_value::Kind::Null(true));
         assert_eq!(kinds[3], sort_value::Kind::Tie(u64::MAX));
+    }
+
+    #[test]
+    fn search_after_takes_dates_as_they_are_shown_and_as_text() {
+        let specs = parse(&json::parse(br#"["when"]"#).unwrap()).unwrap();
+        let mapping = mapping();
+        for after in ["[86400000]", r#"["86400000"]"#, r#"["1970-01-02"]"#, r#"["1970-01-02T00:00:00.000Z"]"#] {
+            let after = json::parse(after.as_bytes()).unwrap();
+            let mut lowering = Lowering::new("books", &mapping, 0);
+            let values = lower_after(&specs, after.as_array().unwrap(), &mut lowering).unwrap();
+            let expected = sort_value::Kind::Value(values::wire(Kind::DateMs(86_400_000)));
+            assert_eq!(values[0].kind, Some(expected), "{after:?}");
+        }
+        assert_eq!(check_after(&[], &[Json::Null]).unwrap_err().to_string(), "Sort must contain at least one field.");
     }
 }

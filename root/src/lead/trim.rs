@@ -3,6 +3,10 @@
 //! A log with two or more holders keeps a tail, so that a replica that restarts or lags a little finds
 //! what it misses. With a single holder the log is the second copy: it is kept until it is large. A
 //! holder that does not answer holds the log.
+//!
+//! At half its size limit a log is trimmed without a tail, and a holder that is absent, or lags far
+//! behind the others, holds it no longer: it has to copy from another when it comes back. So a log is
+//! full only when no replica keeps up.
 
 use std::collections::HashMap;
 
@@ -27,9 +31,15 @@ pub(super) struct Trimmer {
 /// How often a head that does not move is looked at again: a holder may have committed in between.
 const LOOKS_MAX: u32 = 3;
 
+/// A holder that is behind the best one by more than this share of a large log has lost it.
+const LAG_SHARE: u64 = 4;
+
 impl Trimmer {
     /// Trims what can be trimmed now.
-    pub(super) async fn round(&mut self, root: &Root, epoch: Epoch) -> Result<(), Error> {
+    ///
+    /// Returns whether a log is large, so that the next round should come soon.
+    pub(super) async fn round(&mut self, root: &Root, epoch: Epoch) -> Result<bool, Error> {
+        let mut any_large = false;
         let view = root.viewer.view();
         let shards: Vec<_> = view.uids.values().flat_map(|record| record.shard_keys()).collect();
         self.looked_at.retain(|shard, _| view.uids.contains_key(&shard.index_uid));
@@ -37,11 +47,12 @@ impl Trimmer {
             let heads = root.engine.log.heads(shards).await?;
             let heads = shards.iter().zip(heads).filter_map(|(shard, head)| Some((shard, head?)));
             let due: Vec<_> = heads.filter(|(shard, head)| self.due(&view, shard, head, &root.config.lead)).collect();
+            any_large |= due.iter().any(|(shard, head)| is_large(&view, shard, head, &root.config.lead));
             if !due.is_empty() {
                 self.trim(root, epoch, &view, due).await?;
             }
         }
-        Ok(())
+        Ok(any_large)
     }
 
     /// Whether asking the leaves could be worth it.
@@ -49,8 +60,9 @@ impl Trimmer {
         let holders = view.assignments.get(shard).map_or(0, |assignment| assignment.leaves.len());
         let tail = head.last.0 - head.trimmed.0;
         // A tenth more than the tail, so that a steady stream is not trimmed row by row.
+        let large = is_large(view, shard, head, config);
         let wanted = holders > 0
-            && match keep(head, holders, config) {
+            && match keep(large, holders, config) {
                 Some(0) => tail > 0,
                 Some(keep) => tail > keep + keep / 10,
                 None => false,
@@ -59,7 +71,8 @@ impl Trimmer {
         if wanted {
             self.looked_at.insert(shard.clone(), (head.last, looks + 1));
         }
-        wanted && looks < LOOKS_MAX
+        // The head of a log that is full does not move, however often a holder commits.
+        wanted && (large || looks < LOOKS_MAX)
     }
 
     async fn trim(&self, root: &Root, epoch: Epoch, view: &View, due: Vec<(&ShardKey, Head)>) -> Result<(), Error> {
@@ -67,11 +80,15 @@ impl Trimmer {
         for (shard, head) in due {
             let holders = view.assignments.get(shard).map_or(&[][..], |assignment| &assignment.leaves);
             let of_holder = |leaf: &NodeName| committed.get(&(shard.clone(), leaf.clone())).copied();
-            let committed: Option<Vec<_>> = holders.iter().map(of_holder).collect();
-            let Some(committed) = committed else { continue };
-            if let Some(through) = through(&head, &committed, &root.config.lead) {
+            let committed: Vec<_> = holders.iter().map(of_holder).collect();
+            let large = is_large(view, shard, &head, &root.config.lead);
+            if let Some(through) = through(&head, &committed, large, &root.config.lead) {
                 root.engine.log.trim(epoch, shard, through).await?;
                 tracing::debug!(%shard, %through, "log trimmed");
+                let lost = holders.iter().zip(&committed).filter(|(_, seq)| seq.is_none_or(|seq| seq < through));
+                for (leaf, committed) in lost {
+                    tracing::warn!(%shard, %leaf, ?committed, %through, "replica lost its hold on a large log");
+                }
             }
         }
         Ok(())
@@ -108,20 +125,30 @@ async fn committed(root: &Root, view: &View, due: &[(&ShardKey, Head)]) -> HashM
     committed
 }
 
+/// Whether a log has reached half of its size limit.
+fn is_large(view: &View, shard: &ShardKey, head: &Head, config: &LeadConfig) -> bool {
+    let own = view.uids.get(&shard.index_uid).and_then(|record| record.log_bytes_max);
+    head.bytes >= own.map_or(config.log_bytes_high, |bytes_max| bytes_max / 2)
+}
+
 /// How many operations stay in the log; `None`: all of them.
-fn keep(head: &Head, holders: usize, config: &LeadConfig) -> Option<u64> {
-    match (head.bytes >= config.log_bytes_high, holders) {
+fn keep(large: bool, holders: usize, config: &LeadConfig) -> Option<u64> {
+    match (large, holders) {
         (true, _) => Some(0),
         (false, 0 | 1) => None,
         (false, _) => Some(config.trim_keep),
     }
 }
 
-/// Through which seq the log can be trimmed, given what each of its holders has committed; `None` when
-/// there is nothing to trim.
-fn through(head: &Head, committed: &[Seq], config: &LeadConfig) -> Option<Seq> {
-    let keep = keep(head, committed.len(), config)?;
-    let held = committed.iter().min()?.0;
+/// Through which seq the log can be trimmed, given what each of its holders has committed (`None`: it did
+/// not answer); `None` when there is nothing to trim.
+fn through(head: &Head, committed: &[Option<Seq>], large: bool, config: &LeadConfig) -> Option<Seq> {
+    let keep = keep(large, committed.len(), config)?;
+    let best = committed.iter().flatten().max()?.0;
+    let slack = (head.last.0 - head.trimmed.0) / LAG_SHARE;
+    let holds = |seq: &Option<Seq>| !large || seq.is_some_and(|seq| seq.0 + slack >= best);
+    let held: Option<Vec<Seq>> = committed.iter().filter(|seq| holds(seq)).copied().collect();
+    let held = held?.into_iter().min()?.0;
     let through = Seq(held.min(head.last.0.saturating_sub(keep)));
     (through > head.trimmed).then_some(through)
 }
@@ -145,21 +172,35 @@ mod tests {
     }
 
     fn config() -> LeadConfig {
-        LeadConfig { trim_keep: 100, log_bytes_high: 1_000, ..LeadConfig::default() }
+        LeadConfig { trim_keep: 100, ..LeadConfig::default() }
+    }
+
+    fn of(head: &Head, committed: &[u64], large: bool) -> Option<u64> {
+        // 0 stands for a holder that did not answer.
+        let committed: Vec<_> = committed.iter().map(|seq| (*seq > 0).then_some(Seq(*seq))).collect();
+        through(head, &committed, large, &config()).map(|seq| seq.0)
     }
 
     #[test]
     fn the_slowest_holder_and_the_tail_hold_the_log() {
-        let of = |head: &Head, committed: &[u64]| {
-            let committed: Vec<_> = committed.iter().copied().map(Seq).collect();
-            through(head, &committed, &config()).map(|seq| seq.0)
-        };
+        let of = |head: &Head, committed: &[u64]| of(head, committed, false);
         assert_eq!(of(&head(1_000, 0, 10), &[1_000, 1_000]), Some(900));
         assert_eq!(of(&head(1_000, 0, 10), &[1_000, 300]), Some(300));
         assert_eq!(of(&head(1_000, 300, 10), &[1_000, 300]), None);
+        assert_eq!(of(&head(1_000, 0, 10), &[1_000, 0]), None, "who does not answer holds the log");
         assert_eq!(of(&head(50, 0, 10), &[50, 50]), None);
         assert_eq!(of(&head(1_000, 0, 10), &[1_000]), None, "a single holder's log is its second copy");
-        assert_eq!(of(&head(1_000, 0, 2_000), &[990]), Some(990), "until it is large");
+    }
+
+    #[test]
+    fn a_large_log_is_held_by_those_who_keep_up() {
+        let of = |head: &Head, committed: &[u64]| of(head, committed, true);
+        assert_eq!(of(&head(1_000, 0, 2_000), &[990]), Some(990));
         assert_eq!(of(&head(1_000, 0, 2_000), &[]), None);
+        assert_eq!(of(&head(1_000, 0, 2_000), &[0, 0]), None, "nobody answers");
+        assert_eq!(of(&head(1_000, 0, 2_000), &[900, 0]), Some(900), "absent");
+        assert_eq!(of(&head(1_000, 0, 2_000), &[900, 700]), Some(700), "a little behind");
+        assert_eq!(of(&head(1_000, 0, 2_000), &[900, 600]), Some(900), "far behind");
+        assert_eq!(of(&head(1_000, 800, 2_000), &[900, 840]), Some(900), "far behind in a short log");
     }
 }

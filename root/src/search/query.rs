@@ -9,7 +9,7 @@ use super::Part;
 use crate::leaf_client::LeafClient;
 use crate::plan::Target;
 use crate::request::SearchRequest;
-use crate::scatter::{Reply, Scatter, Scattered, position};
+use crate::scatter::{Scatter, Scattered, by_position};
 use crate::statistics::Numbers;
 
 /// Everything that a finished query phase leaves behind.
@@ -67,7 +67,7 @@ pub(super) async fn search(
                 let answers =
                     futures::future::try_join_all(calls.into_iter().map(|call| one_call(&leaf, call, timeout)));
                 let results = answers.await?.into_iter().flatten();
-                Ok(results.filter_map(|result| by_position(targets, &asked, result)).collect())
+                Ok(by_position(targets, &asked, results))
             })
         })
         .await
@@ -91,15 +91,7 @@ pub(super) async fn count(scatter: &Scatter<'_>, parts: &[Part], targets: &[Targ
             let indices = index_searches(parts, part_of, &asked, &shard_search, &[]);
             Box::pin(async move {
                 let response = leaf.count(v1::CountRequest { indices }, timeout).await?;
-                let reply: Reply<v1::ShardCount> = Ok(response
-                    .shards
-                    .into_iter()
-                    .filter_map(|shard| {
-                        let at = position(targets, &asked, shard.shard.as_ref())?;
-                        Some((at, shard.failure.clone().map_or(Ok(shard), Err)))
-                    })
-                    .collect());
-                reply
+                Ok(by_position(targets, &asked, response.shards))
             })
         })
         .await
@@ -159,19 +151,4 @@ fn at_least(after: &[v1::Position], target: &Target) -> u64 {
         })
     });
     here.filter_map(|position| position.generation).map(|generation| generation.seq).max().unwrap_or(0)
-}
-
-fn by_position(
-    targets: &[Target],
-    asked: &[usize],
-    result: v1::ShardSearchResult,
-) -> Option<(usize, Result<v1::ShardSearchResult, v1::Failure>)> {
-    let at = position(targets, asked, result.shard.as_ref())?;
-    Some((
-        at,
-        match result.failure {
-            Some(failure) => Err(failure),
-            None => Ok(result),
-        },
-    ))
 }

@@ -102,6 +102,15 @@ pub fn ids(ids: Vec<String>) -> v1::Query {
     if ids.is_empty() { none() } else { query(Kind::Ids(v1::Ids { ids })) }
 }
 
+/// By how much a query multiplies the scores of those below it, at most.
+pub fn factor(query: &v1::Query) -> f32 {
+    let ties = match &query.kind {
+        Some(Kind::DisjunctionMax(max)) => max.tie_breaker.max(1.0),
+        _ => 1.0,
+    };
+    query.boost.unwrap_or(1.0) * ties
+}
+
 /// The queries directly below one.
 pub fn children(query: &v1::Query) -> impl Iterator<Item = &v1::Query> {
     let lists: [&[v1::Query]; 4] = match &query.kind {

@@ -3,11 +3,15 @@
 use trawl_proto::v1::{self, query::Kind};
 
 use super::{
-    Lowering, Node, Parsed, build, does_not_fit, fuzziness::Fuzziness, one_field, term::term_text, unsupported,
+    Lowering, Node, Parsed, build,
+    fuzziness::Fuzziness,
+    one_field, strings_only,
+    term::{no_value, term_text},
+    unsupported,
 };
 use crate::{
     error::Error,
-    http::{error::illegal, json::Json, keys},
+    http::{json::Json, keys},
 };
 
 #[derive(Debug)]
@@ -46,7 +50,7 @@ pub(super) fn parse(body: &Json) -> Result<Parsed, Error> {
         }
         value => term = Some(term_text(value, "fuzzy")?),
     }
-    fuzzy.term = term.ok_or_else(|| illegal("value cannot be null"))?;
+    fuzzy.term = term.ok_or_else(|| no_value("fuzzy", field))?;
     Ok(Box::new(fuzzy))
 }
 
@@ -65,17 +69,7 @@ impl Fuzzy {
         field: &trawl_data::mapping::Field,
     ) -> Result<v1::Query, Error> {
         lowering.clause()?;
-        let field_type = &field.field_type;
-        if !field_type.is_text() && !field_type.is_keyword() {
-            return Err(does_not_fit(
-                "illegal_argument_exception",
-                format!(
-                    "Can only use fuzzy queries on keyword and text fields - not on [{}] which is of type [{}]",
-                    field.path,
-                    field_type.name()
-                ),
-            ));
-        }
+        strings_only(field, "fuzzy", "keyword and text")?;
         Ok(build::query(Kind::Fuzzy(v1::Fuzzy {
             field: field.path.clone(),
             term: self.term.clone(),

@@ -2,10 +2,14 @@
 
 use trawl_proto::v1::{self, query::Kind};
 
-use super::{Lowering, Node, Parsed, build, does_not_fit, one_field, term::term_text, unsupported};
+use super::{
+    Lowering, Node, Parsed, build, one_field, strings_only,
+    term::{no_value, term_text},
+    unsupported,
+};
 use crate::{
     error::Error,
-    http::{error::illegal, json::Json, keys},
+    http::{json::Json, keys},
 };
 
 #[derive(Debug)]
@@ -32,7 +36,7 @@ pub(super) fn parse(body: &Json) -> Result<Parsed, Error> {
         }
         value => prefix = Some(term_text(value, "prefix")?),
     }
-    let prefix = prefix.ok_or_else(|| illegal("value cannot be null"))?;
+    let prefix = prefix.ok_or_else(|| no_value("prefix", field))?;
     Ok(Box::new(Prefix { field: field.to_owned(), prefix, boost }))
 }
 
@@ -50,16 +54,6 @@ pub(super) fn on(
     prefix: &str,
 ) -> Result<v1::Query, Error> {
     lowering.clause()?;
-    let field_type = &field.field_type;
-    if !field_type.is_text() && !field_type.is_keyword() {
-        return Err(does_not_fit(
-            "illegal_argument_exception",
-            format!(
-                "Can only use prefix queries on keyword, text and wildcard fields - not on [{}] which is of type [{}]",
-                field.path,
-                field_type.name()
-            ),
-        ));
-    }
+    strings_only(field, "prefix", "keyword, text and wildcard")?;
     Ok(build::query(Kind::Prefix(v1::Prefix { field: field.path.clone(), prefix: prefix.to_owned() })))
 }

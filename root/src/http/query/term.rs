@@ -38,8 +38,13 @@ pub(super) fn parse(body: &Json) -> Result<Parsed, Error> {
         Json::Array(_) => return Err(parsing("[term] query does not support array of values")),
         value => text = Some(term_text(value, "term")?),
     }
-    let text = text.ok_or_else(|| illegal("value cannot be null"))?;
+    let text = text.ok_or_else(|| no_value("term", field))?;
     Ok(Box::new(Term { field: field.to_owned(), text, boost }))
+}
+
+/// An object that says everything but what to look for.
+pub(super) fn no_value(query: &str, field: &str) -> Error {
+    illegal(format!("value cannot be null: [{query}] query on [{field}] has no [value]"))
 }
 
 /// The text of a value: any scalar but null.
