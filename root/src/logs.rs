@@ -72,18 +72,16 @@ impl LogDepths {
 impl Collector for LogDepths {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let infos = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let figures: [(&str, &str, fn(&LogInfo) -> u64); 2] = [
-            ("trawl_root_log_operations", "Operations kept in the log of a shard", |info| info.operations),
-            ("trawl_root_log_bytes", "Bytes kept in the log of a shard", |info| info.bytes),
-        ];
-        for (name, help, figure) in figures {
+        let mut figure = |name: &str, help: &str, of: fn(&LogInfo) -> u64| {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for info in &infos {
                 let labels = [("index", info.index.clone()), ("shard", info.shard.to_string())];
-                let gauge = ConstGauge::new(i64::try_from(figure(info)).unwrap_or(i64::MAX));
+                let gauge = ConstGauge::new(i64::try_from(of(info)).unwrap_or(i64::MAX));
                 gauge.encode(family.encode_family(&labels)?)?;
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        figure("trawl_root_log_operations", "Operations kept in the log of a shard", |info| info.operations)?;
+        figure("trawl_root_log_bytes", "Bytes kept in the log of a shard", |info| info.bytes)
     }
 }

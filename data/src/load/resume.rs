@@ -66,10 +66,9 @@ pub(super) async fn load(
     };
     let queue: Arc<dyn TaskQueue> = Arc::new(HttpQueue::new(client.clone()));
     let kind = kind(options);
-    match queue.counts(&kind).await {
-        Err(QueueError::NoQueue(_) | QueueError::Refused(_)) => return Ok(Attempt::NoQueue),
-        // A cluster that is away is waited for below.
-        Ok(_) | Err(_) => {}
+    // A cluster that is away is waited for below.
+    if let Err(QueueError::NoQueue(_) | QueueError::Refused(_)) = queue.counts(&kind).await {
+        return Ok(Attempt::NoQueue);
     }
     let cut_options = CutOptions { read: read.clone(), piece_bytes: u64::MAX };
     let mut cutting = cut(options.inputs.clone(), cut_options).map_err(internal)?;

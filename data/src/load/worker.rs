@@ -306,7 +306,7 @@ impl Lane<'_> {
     async fn feed(&mut self, number: u64, mut reading: Reading) -> Result<(), LoadError> {
         let Some(AtWork { hold, .. }) = self.at_work.get(&number) else { return Ok(()) };
         let (lost, cancelled, stop) = (hold.lost.clone(), hold.cancelled.clone(), self.stop.clone());
-        loop {
+        let early = loop {
             tokio::select! {
                 chunk = reading.events.recv() => match chunk {
                     Some(events) => {
@@ -314,19 +314,23 @@ impl Lane<'_> {
                             self.step(number, event).await?;
                         }
                     }
-                    None => break,
+                    None => break None,
                 },
                 turn = self.pipeline.turn() => turn?,
                 Some(ending) = self.endings.join_next() => self.count(ending.ok()),
-                () = lost.cancelled() => return Ok(self.stop_at(number, Ended::Lost)),
-                () = cancelled.cancelled() => return Ok(self.stop_at(number, Ended::Cancelled)),
-                () = stop.cancelled() => return Ok(self.stop_at(number, Ended::Stopped)),
+                () = lost.cancelled() => break Some(Ended::Lost),
+                () = cancelled.cancelled() => break Some(Ended::Cancelled),
+                () = stop.cancelled() => break Some(Ended::Stopped),
             }
             self.settle();
             if self.pipeline.has_failed(number) {
                 self.pipeline.abandon(number);
                 return Ok(());
             }
+        };
+        if let Some(ended) = early {
+            self.stop_at(number, ended);
+            return Ok(());
         }
         if !reading.ended_well() {
             self.stop_at(number, Ended::Panicked);

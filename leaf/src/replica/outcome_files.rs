@@ -388,7 +388,8 @@ mod tests {
     }
 
     fn outcome(seq: u64) -> Outcome {
-        let error = (seq % 7 == 0).then(|| OperationError { reason: seq.to_string(), ..OperationError::default() });
+        let error =
+            (seq.is_multiple_of(7)).then(|| OperationError { reason: seq.to_string(), ..OperationError::default() });
         let result = if error.is_some() { Came::Rejected } else { Came::Created };
         Outcome { result: result.into(), seq, version: 1, error, ..Outcome::default() }
     }

@@ -16,6 +16,9 @@ use trawl_proto::v1::{sort_value, value};
 use super::*;
 use crate::search::tests::corpus::string;
 
+/// Where a document stands in a sort: its value, `_tie`, `_id`.
+type Sorted = (Option<(u8, f64, String)>, u64, String);
+
 /// One value of the mixed field `f`.
 #[derive(Clone, Debug, PartialEq)]
 enum Mixed {
@@ -217,7 +220,7 @@ fn mixed_values_sort_by_number_and_then_by_text_on_any_number_of_shards() {
                 let ordering = compare_keys(a, b);
                 if descending { ordering.reverse() } else { ordering }
             };
-            let mut expected: Vec<(Option<(u8, f64, String)>, u64, String)> = case
+            let mut expected: Vec<Sorted> = case
                 .documents
                 .iter()
                 .map(|(id, values)| {
@@ -238,7 +241,7 @@ fn mixed_values_sort_by_number_and_then_by_text_on_any_number_of_shards() {
             let all = query_of(query::Kind::MatchAll(v1::MatchAll {}));
             for shards in &case.arrangements {
                 let page = random.random_range(1..8);
-                let mut found: Vec<(Option<(u8, f64, String)>, u64, String)> = Vec::new();
+                let mut found: Vec<Sorted> = Vec::new();
                 let mut after: Vec<v1::SortValue> = Vec::new();
                 // Pages by the field alone would skip equals: the whole at once, then from a value on.
                 for hits_max in [1_000, page] {
