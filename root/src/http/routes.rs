@@ -63,10 +63,10 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
         route!(GET, "/_trawl/operations/{}/{}/{}", &[&["timeout"]], body: false, cluster::operation),
         route!(GET, "/_trawl/queue", queue::STATUS_PARAMS, body: false, queue::status),
         route!(GET, "/_trawl/queue/tasks", queue::TASKS_PARAMS, body: false, queue::tasks),
-        route!(GET, "/_trawl/queue/tasks/{}", &[], body: false, queue::task),
         route!(POST, "/_trawl/queue/tasks/_replay", &[], body: true, queue::replay),
         route!(POST, "/_trawl/queue/tasks/_drop", &[], body: true, queue::drop),
         route!(POST, "/_trawl/queue/tasks/_cancel", &[], body: true, queue::cancel),
+        route!(GET, "/_trawl/queue/tasks/{}", &[], body: false, queue::task),
         route!(POST, "/_trawl/queue/_extend", &[], body: true, queue::extend),
         route!(POST, "/_trawl/queue/_ack", &[], body: true, queue::ack),
         route!(POST, "/_trawl/queue/_nack", &[], body: true, queue::nack),
@@ -200,6 +200,8 @@ mod tests {
         assert_eq!(find(&Method::HEAD, "/").unwrap().0.path, "/");
         assert_eq!(find(&Method::DELETE, "/x").unwrap().0.path, "/{}");
         assert_eq!(find(&Method::PUT, "/x/_mapping").unwrap().0.path, "/{}/_mapping");
+        assert_eq!(find(&Method::POST, "/_trawl/queue/tasks/_replay").unwrap().0.path, "/_trawl/queue/tasks/_replay");
+        assert_eq!(find(&Method::GET, "/_trawl/queue/tasks/task-1").unwrap().0.path, "/_trawl/queue/tasks/{}");
     }
 
     #[test]
