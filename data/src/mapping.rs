@@ -7,12 +7,13 @@
 //! Objects are only a way to write dotted paths. A node of the tree may be a field and an object at
 //! once, but only through dynamic values, which never conflict.
 
+mod closed;
 mod dynamic;
 mod merge;
 mod parse;
 mod show;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::analysis::Analyzer;
@@ -180,6 +181,8 @@ struct Inner {
     fields: Vec<Field>,
     /// From a source path to the numbers of the fields that its values feed: those of the catalog.
     targets: HashMap<String, Vec<usize>>,
+    /// The dynamic fields there may be, once there can be no more.
+    closed: Option<Arc<BTreeSet<String>>>,
 }
 
 /// An object: a level of the tree.
@@ -233,7 +236,8 @@ impl Default for Mapping {
 
 impl PartialEq for Mapping {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner) || self.inner.root == other.inner.root
+        Arc::ptr_eq(&self.inner, &other.inner)
+            || (self.inner.root == other.inner.root && self.inner.closed == other.inner.closed)
     }
 }
 
@@ -261,7 +265,10 @@ impl Mapping {
     pub fn merge(&self, update: &serde_json::Value) -> Result<Self, MappingError> {
         let mapping = Self::from_root(merge::objects("", &self.inner.root, parse::root(update)?)?);
         mapping.check_limits()?;
-        Ok(mapping)
+        Ok(match self.closed() {
+            Some(closed) => mapping.close(closed.iter().cloned()),
+            None => mapping,
+        })
     }
 
     /// What users see and queries are planned on: this mapping and the dynamic fields that replicas
@@ -313,9 +320,11 @@ impl Mapping {
         self.inner.root.dynamic.unwrap_or_default()
     }
 
-    /// How many fields, multi-fields and objects it has: what [`FIELDS_MAX`] limits.
+    /// How many fields, multi-fields and objects it has: what [`FIELDS_MAX`] limits. A dynamic field
+    /// counts as one, whatever its values make of it.
     pub fn size(&self) -> usize {
-        self.inner.fields.len() + count_objects(&self.inner.root)
+        let counted = |field: &&Field| field.dynamic.is_none() || field.path == field.source_path;
+        self.inner.fields.iter().filter(counted).count() + count_objects(&self.inner.root)
     }
 
     pub(crate) fn root(&self) -> &Object {
@@ -335,7 +344,7 @@ impl Mapping {
         for (number, field) in fields.iter().enumerate().filter(|(_, field)| field.dynamic.is_none()) {
             targets.entry(field.source_path.clone()).or_default().push(number);
         }
-        Self { inner: Arc::new(Inner { root, fields, targets }) }
+        Self { inner: Arc::new(Inner { root, fields, targets, closed: None }) }
     }
 
     fn check_limits(&self) -> Result<(), MappingError> {

@@ -515,9 +515,18 @@ impl Core {
             return Err(error("illegal_argument_exception", reason));
         }
         if let Some(draft) = &draft {
-            let fresh = self.state.keys.count_new(&draft.wanted());
-            let unmapped = || fields::unmapped(&self.layout.mapping, self.state.keys.list()).count();
-            if fresh > 0 && self.layout.mapping.size() + unmapped() + fresh > FIELDS_MAX {
+            let (wanted, mapping) = (draft.wanted(), &self.layout.mapping);
+            let new: Vec<&str> = self.state.keys.new_of(&wanted).filter(|key| mapping.field(key).is_none()).collect();
+            let unmapped = || fields::unmapped(mapping, self.state.keys.list()).count();
+            // The whole index is counted by the leader, which closes the mapping when it is full.
+            let (fresh, is_refused) = match mapping.closed() {
+                Some(closed) => {
+                    let fresh = new.iter().filter(|key| !closed.contains(**key)).count();
+                    (fresh, fresh > 0)
+                }
+                None => (new.len(), !new.is_empty() && mapping.size() + unmapped() + new.len() > FIELDS_MAX),
+            };
+            if is_refused {
                 return Err(error(
                     "illegal_argument_exception",
                     format!("Limit of total fields [{FIELDS_MAX}] has been exceeded while adding new fields [{fresh}]"),

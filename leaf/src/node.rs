@@ -474,7 +474,7 @@ fn mappings(viewer: Viewer, engine: Engine, uid: IndexUid) -> Mappings {
             },
         };
         let json = serde_json::from_slice(&bytes).map_err(|error| Error::Unreadable(format!("{key}: {error}")))?;
-        let mapping = Mapping::parse(&json).map_err(|error| Error::Unreadable(format!("{key}: {error}")))?;
+        let mapping = Mapping::from_stored(&json).map_err(|error| Error::Unreadable(format!("{key}: {error}")))?;
         if parsed.len() >= MAPPINGS_MAX {
             parsed.clear();
         }

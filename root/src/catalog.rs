@@ -47,7 +47,7 @@ impl Mappings {
 pub fn parse(stored: &[u8], index: &str) -> Result<Mapping, Error> {
     let broken = |reason: String| Error::Internal(format!("stored mapping of index [{index}]: {reason}"));
     let json: serde_json::Value = serde_json::from_slice(stored).map_err(|error| broken(error.to_string()))?;
-    Mapping::parse(&json).map_err(|error| broken(error.reason))
+    Mapping::from_stored(&json).map_err(|error| broken(error.reason))
 }
 
 /// The record of an index.

@@ -204,6 +204,8 @@ pub struct LeadConfig {
     pub trim_interval: Duration,
     /// The same while a log has reached half its limit. Default 500 ms.
     pub trim_interval_large: Duration,
+    /// Between two counts of an index's fields, when something was written to it. Default 1 s.
+    pub fields_interval: Duration,
     /// Operations that stay in a log behind what all replicas have committed, so that a replica that
     /// restarts or lags a little need not copy. Default 10,000.
     pub trim_keep: u64,
@@ -230,6 +232,7 @@ impl Default for LeadConfig {
         Self {
             trim_interval: Duration::from_secs(5),
             trim_interval_large: Duration::from_millis(500),
+            fields_interval: Duration::from_secs(1),
             trim_keep: 10_000,
             log_bytes_high: 512 << 20,
             poison_interval: Duration::from_secs(1),

@@ -62,6 +62,13 @@ impl Fields {
         }
     }
 
+    /// The dynamic fields known now, by path.
+    pub fn paths(&self, uid: &IndexUid) -> Vec<String> {
+        let Some(known) = self.known.get(uid) else { return Vec::new() };
+        let known = known.lock();
+        known.fields.iter().map(|field| field.path.clone()).collect()
+    }
+
     /// Whether the index's leaves have never been asked.
     pub fn unknown(&self, uid: &IndexUid) -> bool {
         self.known.get(uid).is_none()

@@ -5,6 +5,7 @@
 //! lease is still ours at this epoch, its call of the log the epoch. A leader may die between any two
 //! steps; the next one sees in the view what is left to do.
 
+mod fields;
 mod placement;
 mod poison;
 mod removal;
@@ -88,6 +89,8 @@ impl Leader<'_> {
         let mut trimmer = trim::Trimmer::default();
         let mut trim_at = Instant::now() + self.root.config.lead.trim_interval;
         let mut poison_at = Instant::now();
+        let mut field_watch = fields::FieldWatch::default();
+        let mut fields_at = Instant::now() + self.root.config.lead.fields_interval;
         loop {
             let view = views.borrow_and_update().clone();
             match self.act(&view).await {
@@ -126,6 +129,14 @@ impl Leader<'_> {
                         Ok(false) => lead.trim_interval,
                     };
                     trim_at = Instant::now() + pause;
+                }
+                () = tokio::time::sleep_until(fields_at) => {
+                    match field_watch.round(self).await {
+                        Ok(()) => {}
+                        Err(Error::Fenced { .. }) => return,
+                        Err(error) => tracing::warn!(%error, "fields cannot be counted now"),
+                    }
+                    fields_at = Instant::now() + self.root.config.lead.fields_interval;
                 }
             }
         }

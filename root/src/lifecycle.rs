@@ -209,18 +209,18 @@ pub(crate) fn now_ms() -> u64 {
     since.map_or(0, |since| since.as_millis() as u64)
 }
 
-fn put_record(record: &IndexRecord) -> Result<Write, Error> {
+pub(crate) fn put_record(record: &IndexRecord) -> Result<Write, Error> {
     let value = serde_json::to_vec(record).map_err(|error| Error::Internal(error.to_string()))?;
     Ok(Write::Put(keys::index(&record.name), value.into()))
 }
 
-fn put_mapping_version(uid: &IndexUid, version: u64, mapping: &Mapping) -> Result<Write, Error> {
-    let value = serde_json::to_vec(&mapping.to_json()).map_err(|error| Error::Internal(error.to_string()))?;
+pub(crate) fn put_mapping_version(uid: &IndexUid, version: u64, mapping: &Mapping) -> Result<Write, Error> {
+    let value = serde_json::to_vec(&mapping.to_stored()).map_err(|error| Error::Internal(error.to_string()))?;
     Ok(Write::Put(keys::mapping(uid, version), value.into()))
 }
 
 /// The record as the store has it now, with its revision.
-async fn stored_record(root: &Root, name: &str) -> Result<(Arc<IndexRecord>, Revision), Error> {
+pub(crate) async fn stored_record(root: &Root, name: &str) -> Result<(Arc<IndexRecord>, Revision), Error> {
     let Some((value, revision)) = get(root, &keys::index(name)).await? else {
         return Err(Error::NoSuchIndex(name.to_owned()));
     };

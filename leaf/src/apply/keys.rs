@@ -50,9 +50,9 @@ impl Keys {
         self.by_key.get(key).and_then(|at| self.list[*at].spare)
     }
 
-    /// How many of the wanted keys are new.
-    pub fn count_new(&self, wanted: &[Wanted]) -> usize {
-        wanted.iter().filter(|wanted| !self.by_key.contains_key(&wanted.key)).count()
+    /// The wanted keys that are new.
+    pub fn new_of<'a>(&'a self, wanted: &'a [Wanted]) -> impl Iterator<Item = &'a str> {
+        wanted.iter().map(|wanted| wanted.key.as_str()).filter(|key| !self.by_key.contains_key(*key))
     }
 
     /// How many spare text fields there must be for these wishes.
@@ -96,7 +96,7 @@ mod tests {
     fn spares_are_given_out_in_order_of_first_appearance_and_survive_a_commit() {
         let mut keys = Keys::default();
         let wishes = [wanted("a", 2, false), wanted("b", 32, true), wanted("c", 32, true)];
-        assert_eq!((keys.count_new(&wishes), keys.spares_needed(&wishes)), (3, 2));
+        assert_eq!((keys.new_of(&wishes).count(), keys.spares_needed(&wishes)), (3, 2));
         assert!(keys.learn(&wishes));
         assert!(!keys.learn(&wishes));
         let mut keys = Keys::from_proto(keys.list().to_vec());

@@ -34,7 +34,7 @@ impl Bench {
     /// Drops what is open, as a crash would, and opens the last commit.
     fn open(&mut self) {
         self.core = None;
-        let mappings: Vec<Mapping> = self.mappings.iter().map(|json| Mapping::parse(json).unwrap()).collect();
+        let mappings: Vec<Mapping> = self.mappings.iter().map(|json| Mapping::from_stored(json).unwrap()).collect();
         let core = Core::open(
             ShardKey::new("uid", 0),
             ReplicaDir::new(self.dir.path().join("0")),
@@ -363,6 +363,27 @@ fn later_fields_live_in_spares_and_under_keys_by_their_type() {
     assert_eq!(column_of(column), 1);
     assert_eq!(fields.dynamic().iter().map(|field| field.path.as_str()).collect::<Vec<_>>(), ["mixed", "deep.er"]);
     assert!(fields.resolve("nowhere").is_none());
+}
+
+#[test]
+fn a_closed_mapping_takes_the_fields_of_its_list_and_no_others() {
+    let open = Mapping::parse(&json!({"properties": {"n": {"type": "long"}}})).unwrap();
+    let closed = open.close(["a".to_owned(), "b".to_owned()]);
+    let mut bench = Bench::new(vec![open.to_stored(), closed.to_stored()]);
+    bench.append(vec![index("1", &json!({"a": 1}))], 1, 1);
+    bench.append(
+        vec![index("2", &json!({"a": 2, "b": "new here"})), index("3", &json!({"c": 1, "d": 2, "n": 1}))],
+        2,
+        2,
+    );
+    bench.append(vec![index("4", &json!({"n": 5}))], 2, 3);
+    let outcomes = bench.catch_up();
+    let came: Vec<Came> = outcomes.iter().map(Outcome::result).collect();
+    assert_eq!(came, [Came::Created, Came::Created, Came::Rejected, Came::Created]);
+    assert_eq!(
+        outcomes[2].error.as_ref().unwrap().reason,
+        "Limit of total fields [1000] has been exceeded while adding new fields [2]"
+    );
 }
 
 #[test]

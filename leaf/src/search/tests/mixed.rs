@@ -16,9 +16,6 @@ use trawl_proto::v1::{sort_value, value};
 use super::*;
 use crate::search::tests::corpus::string;
 
-/// Where a document stands in a sort: its value, `_tie`, `_id`.
-type Sorted = (Option<(u8, f64, String)>, u64, String);
-
 /// One value of the mixed field `f`.
 #[derive(Clone, Debug, PartialEq)]
 enum Mixed {
@@ -63,7 +60,7 @@ impl Mixed {
     }
 
     /// For sorting: numbers, switches and dates by value, then strings.
-    fn key(&self) -> (u8, f64, String) {
+    fn key(&self) -> SortedKey {
         match self {
             Self::Number(number) => (0, number.as_f64().unwrap(), String::new()),
             Self::Boolean(value) => (0, f64::from(u8::from(*value)), String::new()),
@@ -73,7 +70,12 @@ impl Mixed {
     }
 }
 
-fn compare_keys(a: &(u8, f64, String), b: &(u8, f64, String)) -> Ordering {
+/// A sort key, `_tie` and `_id`.
+type Ranked = (Option<SortedKey>, u64, String);
+/// Whether it is a string, its number, its text.
+type SortedKey = (u8, f64, String);
+
+fn compare_keys(a: &SortedKey, b: &SortedKey) -> Ordering {
     a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then_with(|| a.2.cmp(&b.2))
 }
 
@@ -201,7 +203,7 @@ fn values_of_all_types_are_found_whatever_came_where_first() {
 }
 
 /// A hit's sort value as the model's key.
-fn key_of(value: &v1::SortValue) -> Option<(u8, f64, String)> {
+fn key_of(value: &v1::SortValue) -> Option<SortedKey> {
     let Some(sort_value::Kind::Value(v1::Value { kind: Some(kind) })) = &value.kind else { return None };
     Some(match kind {
         value::Kind::Long(value) | value::Kind::DateMs(value) => (0, *value as f64, String::new()),
@@ -216,11 +218,11 @@ fn key_of(value: &v1::SortValue) -> Option<(u8, f64, String)> {
 fn mixed_values_sort_by_number_and_then_by_text_on_any_number_of_shards() {
     for (mut random, case) in cases() {
         for descending in [false, true] {
-            let better = |a: &(u8, f64, String), b: &(u8, f64, String)| {
+            let better = |a: &SortedKey, b: &SortedKey| {
                 let ordering = compare_keys(a, b);
                 if descending { ordering.reverse() } else { ordering }
             };
-            let mut expected: Vec<Sorted> = case
+            let mut expected: Vec<Ranked> = case
                 .documents
                 .iter()
                 .map(|(id, values)| {
@@ -228,7 +230,7 @@ fn mixed_values_sort_by_number_and_then_by_text_on_any_number_of_shards() {
                     (best, trawl_data::routing::tie(id), id.clone())
                 })
                 .collect();
-            let in_order = |a: &(Option<(u8, f64, String)>, u64, String), b: &(_, u64, String)| {
+            let in_order = |a: &Ranked, b: &Ranked| {
                 let keys = match (&a.0, &b.0) {
                     (Some(a), Some(b)) => better(a, b),
                     (a, b) => b.is_some().cmp(&a.is_some()),
@@ -241,7 +243,7 @@ fn mixed_values_sort_by_number_and_then_by_text_on_any_number_of_shards() {
             let all = query_of(query::Kind::MatchAll(v1::MatchAll {}));
             for shards in &case.arrangements {
                 let page = random.random_range(1..8);
-                let mut found: Vec<Sorted> = Vec::new();
+                let mut found: Vec<Ranked> = Vec::new();
                 let mut after: Vec<v1::SortValue> = Vec::new();
                 // Pages by the field alone would skip equals: the whole at once, then from a value on.
                 for hits_max in [1_000, page] {
