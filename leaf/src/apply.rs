@@ -8,6 +8,7 @@
 pub mod decide;
 pub mod draft;
 pub mod fault;
+pub mod grow;
 pub mod isolation;
 pub mod keys;
 pub mod layout;
@@ -22,6 +23,7 @@ pub mod update;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -145,6 +147,19 @@ impl Core {
                 (index, state)
             }
         };
+        Self::over(shard, dir, index, state, writer_bytes, pending, mappings)
+    }
+
+    /// An opened index and the state of its last commit.
+    fn over(
+        shard: ShardKey,
+        dir: ReplicaDir,
+        index: ShardIndex,
+        state: State,
+        writer_bytes: usize,
+        pending: Arc<Pending>,
+        mut mappings: Mappings,
+    ) -> Result<Self, Error> {
         let mapping = mappings(state.mapping_version)?;
         let layout = Layout::new(&mapping, state.mapping_version, &index.physical);
         let fields = FieldMap::new(&index.physical, &mapping, state.mapping_version, state.keys.list());
@@ -338,7 +353,12 @@ impl Core {
             Some(path) => ShardIndex::payload(&path)?,
             None => return Err(Error::Damaged("there is no index to rebuild".to_owned())),
         };
-        rebuild::rebuild(&self.dir, &self.index, payload, spares, self.writer_bytes, &mut self.mappings)
+        self.index.reader.reload()?;
+        let old =
+            rebuild::Old { searcher: self.index.reader.searcher(), physical: self.index.physical.clone(), payload };
+        let never = AtomicBool::new(false);
+        let path = rebuild::build(&self.dir, old, spares, self.writer_bytes, &mut self.mappings, &never)?;
+        self.dir.publish(&path)
     }
 
     /// Makes the empty index again for the mapping version of the first row.

@@ -115,6 +115,7 @@ impl LeafNode {
         let shared = Shared {
             engine: engine.clone(),
             apply_slots: Arc::new(Semaphore::new(config.apply_threads.max(1))),
+            growing: Arc::new(Semaphore::new(1)),
             writer_slots: WriterSlots::new(config.writers_max),
             verify_slot: Semaphore::new(1),
             metrics: Metrics::new(registry),

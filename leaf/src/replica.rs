@@ -4,6 +4,7 @@
 //! here only reads what that task published, or wakes it.
 
 pub mod fit;
+mod grow;
 pub mod history;
 pub mod lag;
 pub mod open;
@@ -98,6 +99,8 @@ pub struct Replica {
     /// How far the replica's copy from another leaf is.
     copying: Arc<copy::client::Progress>,
     bytes_on_disk: AtomicU64,
+    /// Rows behind this are still needed; `u64::MAX` for none but what is not committed.
+    needs_from: AtomicU64,
     /// The log's head as it was seen last.
     head: SeenHead,
     /// Operations to leave out.
@@ -141,6 +144,7 @@ impl Replica {
             bytes_on_disk: AtomicU64::new(0),
             skips: Arc::default(),
             poison: Mutex::default(),
+            needs_from: AtomicU64::new(u64::MAX),
             head: SeenHead::default(),
             changed,
         }
@@ -323,7 +327,8 @@ impl Replica {
             reason: self.broken_reason().unwrap_or_else(|| progress.reason.to_string()),
             incarnation: progress.applied.incarnation.0,
             applied: progress.applied.seq.0,
-            committed: progress.committed.seq.0,
+            // The log is trimmed at this.
+            committed: progress.committed.seq.0.min(self.needs_from.load(Ordering::Relaxed)),
             documents,
             deleted_documents: deleted,
             bytes_on_disk: self.bytes_on_disk.load(Ordering::Relaxed),

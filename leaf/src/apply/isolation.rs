@@ -113,6 +113,11 @@ impl Drafter {
         Self { limits, thread: None, stalled: None }
     }
 
+    /// Its bounds.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// Ends the thread; it is started again when needed.
     pub fn rest(&mut self) {
         self.thread = None;

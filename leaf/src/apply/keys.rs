@@ -45,6 +45,11 @@ impl Keys {
         fields_version(&self.list)
     }
 
+    /// Spare text fields given out.
+    pub fn spares_used(&self) -> u32 {
+        self.spares_used
+    }
+
     /// The spare text field of a key.
     pub fn spare(&self, key: &str) -> Option<u32> {
         self.by_key.get(key).and_then(|at| self.list[*at].spare)

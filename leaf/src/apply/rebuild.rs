@@ -4,10 +4,12 @@
 //! values as then; its hidden fields are kept. The commit's state stays as it is.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tantivy::schema::Value;
-use tantivy::{SegmentReader, TantivyDocument, TantivyError};
+use tantivy::{Searcher, SegmentReader, TantivyDocument, TantivyError};
 use trawl_proto::v1;
 
 use super::draft::{Draft, HiddenValues};
@@ -19,16 +21,48 @@ use crate::error::Error;
 use crate::index::{ReplicaDir, ShardIndex, commit};
 use crate::schema::{ID, MAPPING_VERSION, PRIMARY_TERM, PhysicalSchema, SEQ_NO, VERSION};
 
-/// Writes all documents of `old` (as of its last commit, with that commit's payload) into a new
-/// index with twice as many spares, or as often doubled as `spares_min` needs, and puts it in use.
-pub fn rebuild(
+/// A commit: its documents, what their fields are for, its payload.
+pub struct Old {
+    /// Its documents.
+    pub searcher: Searcher,
+    /// What their fields are for.
+    pub physical: Arc<PhysicalSchema>,
+    /// Its state.
+    pub payload: v1::CommitPayload,
+}
+
+/// Writes all documents of `old` into a new index with twice as many spares, or as often doubled as
+/// `spares_min` needs, and returns where it is. It is not in use yet.
+///
+/// # Errors
+/// Also when told to `stop`; nothing is left behind then.
+pub fn build(
     dir: &ReplicaDir,
-    old: &ShardIndex,
-    mut payload: v1::CommitPayload,
+    old: Old,
     spares_min: u32,
     writer_bytes: usize,
     mappings: &mut Mappings,
+    stop: &AtomicBool,
+) -> Result<PathBuf, Error> {
+    let path = dir.begin()?;
+    let built = write(&path, old, spares_min, writer_bytes, mappings, stop);
+    if built.is_err()
+        && let Err(error) = std::fs::remove_dir_all(&path)
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot remove an unfinished index");
+    }
+    built.map(|()| path)
+}
+
+fn write(
+    path: &Path,
+    old: Old,
+    spares_min: u32,
+    writer_bytes: usize,
+    mappings: &mut Mappings,
+    stop: &AtomicBool,
 ) -> Result<(), Error> {
+    let Old { searcher, physical: old, mut payload } = old;
     let mut spares = payload.spares.max(1);
     while spares < spares_min || spares == payload.spares {
         spares = spares.saturating_mul(2);
@@ -36,22 +70,23 @@ pub fn rebuild(
     payload.spares = spares;
     let schema_mapping = mappings(payload.schema_mapping_version)?;
     let physical = Arc::new(PhysicalSchema::new(&schema_mapping, payload.schema_mapping_version, spares));
-    let path = dir.begin()?;
-    let new = ShardIndex::create(&path, physical, &payload)?;
+    let new = ShardIndex::create(path, physical, &payload)?;
     let mut writer = new.writer(writer_bytes)?;
     let keys = Keys::from_proto(payload.dynamic_fields.clone());
     let mut copier =
         Copier { physical: new.physical.clone(), keys, layouts: HashMap::new(), analyzers: Analyzers::default() };
-    old.reader.reload()?;
-    for reader in old.reader.searcher().segment_readers() {
-        copier.copy(reader, &old.physical, mappings, |document| {
+    for reader in searcher.segment_readers() {
+        copier.copy(reader, &old, mappings, |document| {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Unreadable("the rebuild was stopped".to_owned()));
+            }
             writer.add_document(document)?;
             Ok(())
         })?;
     }
     commit(&mut writer, &payload)?;
     writer.wait_merging_threads()?;
-    dir.publish(&path)
+    Ok(())
 }
 
 struct Copier {

@@ -140,6 +140,12 @@ impl Leaf {
         }
     }
 
+    /// Spare text fields of the index in use.
+    fn spares(&self, dir: &Path) -> u32 {
+        let current = std::fs::read_to_string(dir.join("CURRENT")).unwrap_or_default();
+        crate::index::ShardIndex::payload(&dir.join(current.trim())).map_or(0, |payload| payload.spares)
+    }
+
     async fn serving(&mut self, shard: &ShardKey) -> v1::ReplicaStatus {
         self.until_status(shard, |status| status.state() == State::Serving).await
     }
@@ -434,5 +440,73 @@ async fn more_shards_than_writers_take_turns() {
     for shard in &shards {
         leaf.until_status(shard, |status| status.documents == 3).await;
     }
+    leaf.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn applying_goes_on_while_an_index_is_made_again_with_more_spares() {
+    let cluster = Cluster::new().await;
+    cluster.create_index("books", "uid", 1, Some(100)).await;
+    let shard = ShardKey::new("uid", 0);
+    let mut leaf = cluster.start(cluster.config()).await;
+    leaf.serving(&shard).await;
+    let document = |id: String, source: serde_json::Value| {
+        let source = source.to_string().into_bytes().into();
+        Operation { kind: Kind::Index.into(), id, source, ..Operation::default() }
+    };
+    let text = "some words that take a little while to be analysed and indexed again ".repeat(20);
+    for batch in 0..10 {
+        let documents = (0..200).map(|n| document(format!("d{batch}-{n}"), json!({"title": text, "n": n}))).collect();
+        cluster.append(&shard, documents).await;
+    }
+    let dir = cluster.dir.path().join("leaf-0/shards/uid/0");
+    let indices = || {
+        let entries = std::fs::read_dir(&dir).unwrap().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("index-")).count()
+    };
+    // 24 of 32 spares: 8 are left.
+    let wide = |from: usize, to: usize| {
+        let fields: serde_json::Map<String, _> = (from..to).map(|n| (format!("t{n}"), json!("word"))).collect();
+        serde_json::Value::Object(fields)
+    };
+    let appended = cluster.append(&shard, vec![document("wide".to_owned(), wide(0, 24))]).await;
+    leaf.until_status(&shard, |status| status.applied >= appended.last.0).await;
+    let (mut during, mut last) = (0, appended.last);
+    let deadline = Instant::now() + PATIENCE;
+    let mut number = 0;
+    while leaf.spares(&dir) < 64 {
+        assert!(Instant::now() < deadline, "the index was not made again; {during} writes were applied meanwhile");
+        let is_growing = indices() == 2;
+        // An update and a delete of what the base has, and a new document.
+        let operations = vec![
+            document("d0-0".to_owned(), json!({"title": "changed", "n": number})),
+            Operation { kind: Kind::Delete.into(), id: format!("d1-{}", number % 200), ..Operation::default() },
+            document(format!("new-{number}"), json!({"title": "changed", "n": number, "t1": "more"})),
+        ];
+        let appended = cluster.append(&shard, operations).await;
+        last = appended.last;
+        let status = leaf.until_status(&shard, |status| status.applied >= last.0).await;
+        assert_eq!(status.state(), State::Serving, "{status:?}");
+        assert!(leaf.refresh(&shard, appended).await.is_none());
+        if is_growing && indices() == 2 && leaf.spares(&dir) < 64 {
+            during += 1;
+        }
+        number += 1;
+    }
+    assert!(during > 0, "nothing was applied while the index was made again");
+    let appended = cluster.append(&shard, vec![document("wider".to_owned(), wide(20, 50))]).await;
+    let outcomes = leaf.outcomes(&shard, appended).await;
+    assert_eq!(outcomes[0].result(), Came::Created);
+    assert!(leaf.refresh(&shard, appended).await.is_none());
+    let status = leaf.status(&shard).await.unwrap();
+    let gone = number.min(200) as u64;
+    assert_eq!(status.documents, 2_000 - gone + number as u64 + 2, "after {number} rounds through {last}");
+    leaf.stop().await;
+
+    // What is named by CURRENT is whole: it opens and goes on.
+    let mut leaf = cluster.start(cluster.config()).await;
+    let again = leaf.serving(&shard).await;
+    assert_eq!((again.documents, again.applied), (status.documents, status.applied));
+    assert_eq!(indices(), 1);
     leaf.stop().await;
 }

@@ -23,6 +23,7 @@ use trawl_cluster::shard_log::Record;
 use trawl_cluster::{Engine, Error as EngineError, Viewer};
 use trawl_proto::{Generation, Seq};
 
+use super::grow::Growing;
 use super::slots::{WriterSlot, WriterSlots};
 use super::{Phase, Replica};
 use crate::apply::isolation::Limits;
@@ -45,6 +46,8 @@ pub struct Shared {
     pub engine: Engine,
     /// Bounds the replicas that apply at a time.
     pub apply_slots: Arc<Semaphore>,
+    /// One replica at a time makes its index again in the background.
+    pub growing: Arc<Semaphore>,
     /// Bounds the index writers.
     pub writer_slots: WriterSlots,
     /// Held by the replica whose files are being checked.
@@ -156,9 +159,12 @@ impl Tail {
 
 /// A replica that is open.
 pub(super) struct Opened<'a> {
-    tail: &'a Tail,
+    pub(super) tail: &'a Tail,
     /// Away only while a blocking thread has it.
-    core: Option<Core>,
+    pub(super) core: Option<Core>,
+    pub(super) growing: Option<Growing>,
+    /// Growing failed: not again before this.
+    pub(super) grow_after: Option<Instant>,
     slot: Option<WriterSlot>,
     /// Serving begins when this is searchable.
     target: Seq,
@@ -171,7 +177,17 @@ impl<'a> Opened<'a> {
     /// Serving begins when everything through `target` is searchable.
     pub(super) fn new(tail: &'a Tail, core: Core, target: Seq) -> Self {
         let idle_since = Instant::now();
-        Self { tail, core: Some(core), slot: None, target, pending_since: None, idle_since, committed_at: None }
+        Self {
+            tail,
+            core: Some(core),
+            growing: None,
+            grow_after: None,
+            slot: None,
+            target,
+            pending_since: None,
+            idle_since,
+            committed_at: None,
+        }
     }
 
     /// Follows the log until the shutdown, and closes the index whatever happened.
@@ -186,6 +202,7 @@ impl<'a> Opened<'a> {
                 result = Err(error.into());
             }
         }
+        self.stop_growing().await;
         let core = self.core.take();
         // Dropping a writer joins its threads, which must not block an async worker.
         let dropped = blocking(move || {
@@ -211,6 +228,7 @@ impl<'a> Opened<'a> {
                 self.commit().await?;
             }
             self.serve_when_ready().await?;
+            self.grow().await?;
             if shutdown.is_cancelled() {
                 break;
             }
@@ -234,11 +252,11 @@ impl<'a> Opened<'a> {
         Ok(())
     }
 
-    fn applied(&self) -> Generation {
+    pub(super) fn applied(&self) -> Generation {
         self.core.as_ref().map(Core::applied).unwrap_or_default()
     }
 
-    fn committed(&self) -> Generation {
+    pub(super) fn committed(&self) -> Generation {
         self.core.as_ref().map(Core::committed).unwrap_or_default()
     }
 
@@ -269,7 +287,7 @@ impl<'a> Opened<'a> {
     }
 
     /// Rows behind `after`; none when the engine is out of reach (the next wake asks again).
-    async fn read(&self, after: Seq) -> Result<Vec<Record>, Error> {
+    pub(super) async fn read(&self, after: Seq) -> Result<Vec<Record>, Error> {
         let shared = &self.tail.shared;
         match shared.engine.log.read(self.tail.replica.shard(), after, shared.config.read_bytes).await {
             Ok(rows) => Ok(rows),
@@ -335,6 +353,13 @@ impl<'a> Opened<'a> {
     async fn remake(&mut self, stop: Stop) -> Result<Stop, Error> {
         let Some(core) = self.core.take() else { return Ok(stop) };
         self.go_back();
+        let core = match stop {
+            Stop::Spares(_) => match self.grown_instead(core).await? {
+                Some(core) => core,
+                None => return Ok(stop),
+            },
+            _ => core,
+        };
         let stop = blocking(move || {
             match stop {
                 Stop::Spares(spares) => core.rebuild(spares)?,
@@ -391,7 +416,7 @@ impl<'a> Opened<'a> {
 
     /// Hands rejections over, and commits. Without the engine the commit has to wait; the caller comes
     /// again.
-    async fn commit(&mut self) -> Result<(), Error> {
+    pub(super) async fn commit(&mut self) -> Result<(), Error> {
         if !self.hand_letters_over().await {
             tokio::time::sleep(LETTERS_PAUSE).await;
             return Ok(());
