@@ -101,6 +101,24 @@ check(client.cluster.health(wait_for_status="green", timeout="30s")["status"] ==
 check(any(row["index"] == "books" for row in client.cat.indices(format="json")))
 check(len(client.cat.shards(index="books", format="json")) == 4)
 client.indices.refresh(index="books")
+again = client.update_by_query(index="books", query={"match_all": {}}, refresh=True)
+check(again["updated"] == again["total"] == 4 and again["failures"] == [], again)
+task = client.delete_by_query(
+    index="books", query={"range": {"year": {"gte": 1900}}}, refresh=True, wait_for_completion=False
+)["task"]
+ended = client.tasks.get(task_id=task, wait_for_completion=True, timeout="30s")
+check(ended["completed"] and ended["response"]["deleted"] == 3, ended)
+check(ended["task"]["action"] == "indices:data/write/delete/byquery", ended)
+check(client.count(index="books")["count"] == 1)
+for year in range(30):
+    client.index(index="books", id=f"y{year}", document={"year": year}, refresh=year == 29)
+slow = client.delete_by_query(
+    index="books", query={"match_all": {}}, scroll_size=1, requests_per_second=1, wait_for_completion=False
+)["task"]
+check(slow in client.tasks.list(detailed=True, actions="*byquery")["nodes"]["trawl"]["tasks"])
+check("nodes" in client.tasks.cancel(task_id=slow))
+ended = client.tasks.get(task_id=slow, wait_for_completion=True, timeout="30s")
+check(ended["completed"] and ended["task"]["cancelled"], ended)
 client.indices.delete(index="books")
 check(not client.indices.exists(index="books"))
 print("official client: all answers as expected")

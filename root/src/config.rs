@@ -23,6 +23,8 @@ pub struct Config {
     pub search: SearchConfig,
     /// How writes are done.
     pub write: WriteConfig,
+    /// How jobs by query are carried out.
+    pub by_query: ByQueryConfig,
     /// How leaves are talked to.
     pub leaves: LeavesConfig,
     /// How this root leads when it is elected.
@@ -42,6 +44,7 @@ impl Config {
             limits: HttpLimits::default(),
             search: SearchConfig::default(),
             write: WriteConfig::default(),
+            by_query: ByQueryConfig::default(),
             leaves: LeavesConfig::default(),
             lead: LeadConfig::default(),
             shutdown_grace: Duration::from_secs(8),
@@ -163,6 +166,34 @@ impl Default for WriteConfig {
             refresh_wait_max: Duration::from_secs(10),
             create_wait_max: Duration::from_secs(30),
             batch_bytes_max: 8 << 20,
+        }
+    }
+}
+
+/// How jobs by query are carried out.
+#[derive(Clone, Debug)]
+pub struct ByQueryConfig {
+    /// Jobs at work at a time on this root. Default 2.
+    pub concurrency: usize,
+    /// How long a job is this root's without a sign of life; then another goes on with it. Default 10 s.
+    pub lease: Duration,
+    /// How often a root without work looks for jobs that others were asked for. Default 1 s.
+    pub idle_poll: Duration,
+    /// How often a job is begun or taken up again, before it is given up. Default 20.
+    pub attempts_max: u32,
+    /// How long cancelled and given up jobs are kept; finished ones as long as the engine keeps them.
+    /// Default one hour.
+    pub keep: Duration,
+}
+
+impl Default for ByQueryConfig {
+    fn default() -> Self {
+        Self {
+            concurrency: 2,
+            lease: Duration::from_secs(10),
+            idle_poll: Duration::from_secs(1),
+            attempts_max: 20,
+            keep: Duration::from_secs(3_600),
         }
     }
 }

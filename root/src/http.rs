@@ -14,6 +14,7 @@
 pub mod aggs;
 mod body;
 mod bulk;
+mod by_query;
 mod call;
 mod cat;
 mod cluster;
@@ -42,6 +43,7 @@ mod search_body;
 pub(crate) mod server;
 mod settings;
 mod sort;
+mod tasks;
 mod update;
 mod write;
 
@@ -62,6 +64,8 @@ use tower_http::{
     catch_panic::CatchPanicLayer, compression::CompressionLayer, decompression::RequestDecompressionLayer,
 };
 use tracing::{debug, error};
+
+pub(crate) use by_query::parse_query;
 
 use self::{
     body::{BodyReader, InFlight},

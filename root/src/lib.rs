@@ -25,6 +25,8 @@ pub mod operation;
 mod queue;
 mod refresh;
 
+pub(crate) mod by_query;
+
 mod catalog;
 mod fields;
 mod lifecycle;

@@ -14,9 +14,9 @@ use trawl_cluster::view::Viewer;
 use trawl_cluster::{Engine, Lease, Membership, lease};
 
 use crate::config::Config;
-use crate::http::{router, server};
+use crate::http::{parse_query, router, server};
 use crate::root::Root;
-use crate::{lead, lifecycle};
+use crate::{by_query, lead, lifecycle};
 
 /// How long giving back the lease and leaving the membership may take.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -87,6 +87,7 @@ impl RootNode {
         let lease = Lease::run(engine.store, candidate, leave.clone());
         let tasks = TaskTracker::new();
         tasks.spawn(lead::run(root.clone(), lease.leading(), lease.fence(), leave.clone()));
+        tasks.spawn(by_query::worker::run(root.clone(), parse_query, leave.clone()));
         let connected = root.clone();
         let keep_connected = async move { connected.leaves.keep_connected(&connected.viewer).await };
         tasks.spawn(stop.clone().run_until_cancelled_owned(keep_connected));

@@ -12,6 +12,7 @@ use trawl_cluster::store::Revision;
 use trawl_cluster::view::{View, Viewer};
 use trawl_proto::v1;
 
+use crate::by_query::ByQuery;
 use crate::catalog::{self, Mappings};
 use crate::config::Config;
 use crate::engine_gate::EngineGate;
@@ -51,6 +52,7 @@ pub struct Root {
     pub(crate) newcomers: Newcomers,
     /// Bounds the large aggregations that are being merged.
     pub(crate) merges: Arc<Semaphore>,
+    pub(crate) by_query: ByQuery,
     reads: Semaphore,
 }
 
@@ -64,6 +66,7 @@ impl Root {
             log_depths,
             newcomers: Newcomers::default(),
             merges: Arc::new(Semaphore::new(search.merges_max.max(1))),
+            by_query: ByQuery::default(),
             leaves: LeafClients::new(config.leaves.clone()),
             mappings: Mappings::new(search.mappings_max),
             fields: Fields::default(),

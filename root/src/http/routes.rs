@@ -6,8 +6,8 @@ use futures::future::BoxFuture;
 use http::{Method, StatusCode};
 
 use super::{
-    bulk, call, call::Call, cat, cluster, dead_letters, document, error::ApiError, index, info, mapping, mget, msearch,
-    params::decode_segment, queue, respond::Answer, search, update,
+    bulk, by_query, call, call::Call, cat, cluster, dead_letters, document, error::ApiError, index, info, mapping,
+    mget, msearch, params::decode_segment, queue, respond::Answer, search, tasks, update,
 };
 
 /// A handler.
@@ -99,6 +99,12 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
         route!(GET_POST, "/{}/_msearch", msearch::PARAMS, body: true, msearch::msearch),
         route!(GET_POST, "/_count", search::COUNT_PARAMS, body: true, search::count),
         route!(GET_POST, "/{}/_count", search::COUNT_PARAMS, body: true, search::count),
+        route!(POST, "/{}/_delete_by_query", by_query::PARAMS, body: true, by_query::delete),
+        route!(POST, "/{}/_update_by_query", by_query::PARAMS, body: true, by_query::update),
+        route!(GET, "/_tasks", tasks::LIST_PARAMS, body: false, tasks::list),
+        route!(POST, "/_tasks/_cancel", tasks::LIST_PARAMS, body: true, tasks::cancel_all),
+        route!(GET, "/_tasks/{}", tasks::GET_PARAMS, body: false, tasks::get),
+        route!(POST, "/_tasks/{}/_cancel", tasks::LIST_PARAMS, body: true, tasks::cancel),
         route!(GET_POST, "/_refresh", &[call::INDEX_PARAMS], body: false, index::refresh),
         route!(GET_POST, "/{}/_refresh", &[call::INDEX_PARAMS], body: false, index::refresh),
         route!(GET_POST, "/_mget", mget::PARAMS, body: true, mget::mget),

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Parameters that make a query.
-const QUERY_PARAMS: &[&str] = &["q", "df", "default_operator", "analyzer", "lenient", "analyze_wildcard"];
+pub(crate) const QUERY_PARAMS: &[&str] = &["q", "df", "default_operator", "analyzer", "lenient", "analyze_wildcard"];
 
 const BODY_PARAMS: &[&str] = &[
     "from",
