@@ -1,0 +1,129 @@
+//! Everything dies, again and again, while documents are loaded: afterwards every acknowledged operation is
+//! there exactly once, all replicas hold the same, and no task is lost.
+//!
+//! `TRAWL_TEST_SEED` picks the kills, `TRAWL_TEST_CHAOS_DOCUMENTS` the number of documents loaded through the
+//! work queue (default 4,000), `TRAWL_TEST_CORPUS` a file (gzip, NDJSON, with `id`) to take them from.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+mod killer;
+mod producer;
+mod verify;
+mod workers;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use harness::Cluster;
+use producer::Producer;
+use rand::{SeedableRng, rngs::StdRng};
+use serde_json::{Value, json};
+
+/// Roots and leaves; every shard has two replicas.
+const ROOTS: usize = 2;
+const LEAVES: usize = 3;
+const WORKERS: usize = 3;
+const PRODUCERS: usize = 4;
+/// Kills go on for at least this long, however fast the load is.
+const KILLING_MIN: Duration = Duration::from_secs(12);
+
+fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// The documents to load: those of the corpus, over and over with new ids, numbered in `chaos_n`.
+fn documents(count: usize) -> Vec<(String, Value)> {
+    let packed = match std::env::var_os("TRAWL_TEST_CORPUS") {
+        Some(path) => std::fs::read(path).unwrap(),
+        None => trawl_data::samples::samples().1.to_vec(),
+    };
+    let reader = std::io::BufReader::new(flate2::read::MultiGzDecoder::new(packed.as_slice()));
+    let lines: Vec<String> = std::io::BufRead::lines(reader).map(Result::unwrap).collect();
+    (0..count)
+        .map(|number| {
+            let mut document: Value = serde_json::from_str(&lines[number % lines.len()]).unwrap();
+            let id = format!("{}~{}", document["id"].as_str().unwrap(), number / lines.len());
+            document["id"] = json!(id);
+            document["chaos_n"] = json!(number);
+            (id, document)
+        })
+        .collect()
+}
+
+fn mappings() -> Value {
+    json!({"properties": {
+        "id": {"type": "keyword"}, "chaos_n": {"type": "long"}, "title": {"type": "text"}, "body": {"type": "text"}
+    }})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_kills_lose_nothing_and_double_nothing_on_sqlite() {
+    let cluster = Cluster::start(ROOTS, LEAVES).await;
+    chaos(cluster, Vec::new()).await;
+}
+
+/// Something that happens once, when this share of the documents is loaded.
+pub struct Event {
+    pub share: f64,
+    pub what: Box<dyn FnOnce() -> futures::future::BoxFuture<'static, ()> + Send>,
+}
+
+/// Loads through workers and through bulks of its own while processes are killed; then compares.
+async fn chaos(cluster: Cluster, mut events: Vec<Event>) {
+    let seed = setting("TRAWL_TEST_SEED", 7u64);
+    let count = setting("TRAWL_TEST_CHAOS_DOCUMENTS", 4_000usize);
+    println!("seed {seed} (TRAWL_TEST_SEED), {count} documents (TRAWL_TEST_CHAOS_DOCUMENTS)");
+    let documents = documents(count);
+    cluster.client.create_index("loaded", 3, 1, mappings()).await;
+    cluster.client.create_index("written", 3, 1, producer::mappings()).await;
+    cluster.known_everywhere("written").await;
+
+    let files = workers::write_files(cluster.data_dir(), &documents);
+    workers::enqueue(&cluster, "loaded", &files).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let producers: Vec<_> = (0..PRODUCERS)
+        .map(|number| tokio::spawn(Producer::new(number, seed, cluster.root_clients()).run(stop.clone())))
+        .collect();
+    let workers = workers::Workers::start(&cluster, WORKERS);
+    let mut killer = killer::Killer::new(StdRng::seed_from_u64(seed));
+    let began = Instant::now();
+    loop {
+        killer.strike(&cluster, &workers).await;
+        let queue = workers::queue(&cluster).await;
+        let (done, open) = (queue["done"].as_u64(), queue["ready"].as_u64().zip(queue["claimed"].as_u64()));
+        if let (Some(done), Some((ready, claimed))) = (done, open) {
+            let share = done as f64 / (done + ready + claimed).max(1) as f64;
+            while events.first().is_some_and(|event| event.share <= share) {
+                (events.remove(0).what)().await;
+            }
+            if ready + claimed == 0 && began.elapsed() >= KILLING_MIN {
+                break;
+            }
+        }
+        assert!(began.elapsed() < Duration::from_secs(1_800), "the load does not end: {queue}");
+    }
+    killer.rest(&cluster).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut expected: BTreeMap<String, producer::Expected> = BTreeMap::new();
+    let (mut batches, mut retries) = (0, 0);
+    for producer in producers {
+        let written = producer.await.unwrap();
+        (batches, retries) = (batches + written.batches, retries + written.retries);
+        expected.extend(written.expected);
+    }
+    println!("kills: {}; {batches} bulks of changes acknowledged, {retries} sent again", killer.summary());
+    workers.stop().await;
+
+    cluster.green().await;
+    let queue = workers::queue(&cluster).await;
+    assert_eq!((&queue["ready"], &queue["claimed"], &queue["dead"]), (&json!(0), &json!(0), &json!(0)), "{queue}");
+    verify::loaded(&cluster, LEAVES, &documents).await;
+    verify::written(&cluster, LEAVES, &expected).await;
+}

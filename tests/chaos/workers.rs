@@ -1,0 +1,134 @@
+//! The load through the work queue: files, tasks, and workers that are started again when they die.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::harness::{Cluster, TRAWL};
+
+/// Files that the documents are spread over, half of them compressed.
+const FILES: usize = 8;
+
+/// Writes the documents into files.
+pub fn write_files(directory: &Path, documents: &[(String, Value)]) -> Vec<PathBuf> {
+    let folder = directory.join("input");
+    fs::create_dir_all(&folder).unwrap();
+    let chunks = documents.chunks(documents.len().div_ceil(FILES)).enumerate();
+    chunks
+        .map(|(number, chunk)| {
+            let text: String = chunk.iter().map(|(_, document)| format!("{document}\n")).collect();
+            let packed = number % 2 == 0;
+            let path = folder.join(format!("part-{number}.ndjson{}", if packed { ".gz" } else { "" }));
+            if packed {
+                let file = fs::File::create(&path).unwrap();
+                let mut encoder = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+                encoder.write_all(text.as_bytes()).unwrap();
+                encoder.finish().unwrap();
+            } else {
+                fs::write(&path, text).unwrap();
+            }
+            path
+        })
+        .collect()
+}
+
+/// Pushes the files as tasks.
+pub async fn enqueue(cluster: &Cluster, index: &str, files: &[PathBuf]) {
+    let mut command = Command::new(TRAWL);
+    command.args(["load", "--enqueue", "--endpoint", &cluster.client.endpoint, "--index", index, "--id", "id"]);
+    let output = tokio::task::spawn_blocking({
+        command.args(files).stdin(Stdio::null());
+        move || command.output().unwrap()
+    });
+    let output = output.await.unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}");
+    println!("{}", text.lines().last().unwrap_or_default());
+}
+
+/// The counts of load tasks, from any root that answers; null when none does.
+pub async fn queue(cluster: &Cluster) -> Value {
+    for client in cluster.root_clients() {
+        if let Ok(answer) = client.try_send("GET", "/_trawl/queue", None, &[]).await
+            && answer.status == 200
+        {
+            return answer.body["kinds"]["load"].clone();
+        }
+    }
+    Value::Null
+}
+
+/// Worker processes, each started again a moment after it ends.
+pub struct Workers {
+    pids: Arc<Mutex<Vec<i32>>>,
+    stop: Arc<AtomicBool>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Workers {
+    pub fn start(cluster: &Cluster, count: usize) -> Self {
+        let file: Value = serde_json::from_slice(&fs::read(cluster.data_dir().join("cluster.json")).unwrap()).unwrap();
+        let url = file["cluster"].as_str().unwrap().to_owned();
+        let (pids, stop) = (Arc::new(Mutex::new(vec![0; count])), Arc::new(AtomicBool::new(false)));
+        let tasks = (0..count)
+            .map(|number| {
+                let (pids, stop, url) = (pids.clone(), stop.clone(), url.clone());
+                tokio::task::spawn_blocking(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        let mut worker = spawn(&url, number);
+                        pids.lock().unwrap()[number] = i32::try_from(worker.id()).unwrap();
+                        while worker.try_wait().unwrap().is_none() {
+                            if stop.load(Ordering::Relaxed) {
+                                let _ = worker.kill();
+                            }
+                            std::thread::sleep(Duration::from_millis(50));
+                        }
+                        pids.lock().unwrap()[number] = 0;
+                        std::thread::sleep(Duration::from_millis(200));
+                    }
+                })
+            })
+            .collect();
+        Self { pids, stop, tasks }
+    }
+
+    /// Those that run.
+    pub fn pids(&self) -> Vec<i32> {
+        self.pids.lock().unwrap().iter().copied().filter(|pid| *pid != 0).collect()
+    }
+
+    pub async fn stop(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks.drain(..) {
+            task.await.unwrap();
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn spawn(url: &str, number: usize) -> Child {
+    Command::new(TRAWL)
+        .args(["--log", "warn", "worker", "--cluster", url, "--concurrency", "2", "--claim-time", "3s"])
+        .args(["--name", &format!("worker-{number}")])
+        // Ends with this process even when that is aborted.
+        .env("TRAWL_SUPERVISED", "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
