@@ -15,7 +15,7 @@ mod workers;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -25,6 +25,7 @@ use harness::Cluster;
 use producer::Producer;
 use rand::{SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
+use trawl_cluster::conformance::server::Server;
 
 /// Roots and leaves; every shard has two replicas.
 const ROOTS: usize = 2;
@@ -66,17 +67,39 @@ fn mappings() -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn random_kills_lose_nothing_and_double_nothing_on_sqlite() {
     let cluster = Cluster::start(ROOTS, LEAVES).await;
-    chaos(cluster, Vec::new()).await;
+    let url = format!("sqlite:{}", cluster.data_dir().join("cluster").display());
+    chaos(cluster, &url, Vec::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_kills_and_a_fail_over_lose_nothing_and_double_nothing_on_postgresql() {
+    let Some(primary) = Server::start(&[]) else { return };
+    let standby = primary.standby("second");
+    primary.wait_for_standby("second");
+    let url = primary.url_with(&standby);
+    // Both live until the end of the test.
+    let servers = Arc::new(Mutex::new((primary, standby)));
+    let cluster = Cluster::start_with(ROOTS, LEAVES, &["--cluster", &url]).await;
+    let fail_over = {
+        let servers = servers.clone();
+        move || {
+            let mut servers = servers.lock().unwrap();
+            servers.0.kill();
+            servers.1.promote();
+            println!("the primary is killed, the standby promoted");
+        }
+    };
+    chaos(cluster, &url, vec![Event { share: 0.4, what: Box::new(fail_over) }]).await;
 }
 
 /// Something that happens once, when this share of the documents is loaded.
 pub struct Event {
     pub share: f64,
-    pub what: Box<dyn FnOnce() -> futures::future::BoxFuture<'static, ()> + Send>,
+    pub what: Box<dyn FnOnce() + Send>,
 }
 
 /// Loads through workers and through bulks of its own while processes are killed; then compares.
-async fn chaos(cluster: Cluster, mut events: Vec<Event>) {
+async fn chaos(cluster: Cluster, url: &str, mut events: Vec<Event>) {
     let seed = setting("TRAWL_TEST_SEED", 7u64);
     let count = setting("TRAWL_TEST_CHAOS_DOCUMENTS", 4_000usize);
     println!("seed {seed} (TRAWL_TEST_SEED), {count} documents (TRAWL_TEST_CHAOS_DOCUMENTS)");
@@ -91,7 +114,7 @@ async fn chaos(cluster: Cluster, mut events: Vec<Event>) {
     let producers: Vec<_> = (0..PRODUCERS)
         .map(|number| tokio::spawn(Producer::new(number, seed, cluster.root_clients()).run(stop.clone())))
         .collect();
-    let workers = workers::Workers::start(&cluster, WORKERS);
+    let workers = workers::Workers::start(url, WORKERS);
     let mut killer = killer::Killer::new(StdRng::seed_from_u64(seed));
     let began = Instant::now();
     loop {
@@ -101,7 +124,7 @@ async fn chaos(cluster: Cluster, mut events: Vec<Event>) {
         if let (Some(done), Some((ready, claimed))) = (done, open) {
             let share = done as f64 / (done + ready + claimed).max(1) as f64;
             while events.first().is_some_and(|event| event.share <= share) {
-                (events.remove(0).what)().await;
+                tokio::task::block_in_place(events.remove(0).what);
             }
             if ready + claimed == 0 && began.elapsed() >= KILLING_MIN {
                 break;

@@ -45,7 +45,20 @@ pub fn write_files(directory: &Path, documents: &[(String, Value)]) -> Vec<PathB
 /// Pushes the files as tasks.
 pub async fn enqueue(cluster: &Cluster, index: &str, files: &[PathBuf]) {
     let mut command = Command::new(TRAWL);
-    command.args(["load", "--enqueue", "--endpoint", &cluster.client.endpoint, "--index", index, "--id", "id"]);
+    command.args([
+        "load",
+        "--enqueue",
+        "--endpoint",
+        &cluster.client.endpoint,
+        "--index",
+        index,
+        "--id",
+        "id",
+        "--task-bytes",
+        "128KiB",
+        "--attempts",
+        "1000",
+    ]);
     let output = tokio::task::spawn_blocking({
         command.args(files).stdin(Stdio::null());
         move || command.output().unwrap()
@@ -76,13 +89,11 @@ pub struct Workers {
 }
 
 impl Workers {
-    pub fn start(cluster: &Cluster, count: usize) -> Self {
-        let file: Value = serde_json::from_slice(&fs::read(cluster.data_dir().join("cluster.json")).unwrap()).unwrap();
-        let url = file["cluster"].as_str().unwrap().to_owned();
+    pub fn start(url: &str, count: usize) -> Self {
         let (pids, stop) = (Arc::new(Mutex::new(vec![0; count])), Arc::new(AtomicBool::new(false)));
         let tasks = (0..count)
             .map(|number| {
-                let (pids, stop, url) = (pids.clone(), stop.clone(), url.clone());
+                let (pids, stop, url) = (pids.clone(), stop.clone(), url.to_owned());
                 tokio::task::spawn_blocking(move || {
                     while !stop.load(Ordering::Relaxed) {
                         let mut worker = spawn(&url, number);
