@@ -8,7 +8,7 @@
 //! `Idempotency-Key`, so that sending it again is safe, and two operations on one id are never on their way at once, so that
 //! the later one wins as in the input.
 //!
-//! A load can be interrupted and goes on ([`resume`]); or it is cut into tasks ([`enqueue()`]) that any number of workers
+//! A load can be interrupted and goes on (`resume`); or it is cut into tasks ([`enqueue()`]) that any number of workers
 //! ([`work`]) carry out. All three send through the same pipeline.
 
 mod backoff;

@@ -80,9 +80,8 @@ impl Producer {
                 0 => {
                     body += &format!("{}\n", json!({"delete": {"_id": id}}));
                     results.push(if entry.source.is_some() { "deleted" } else { "not_found" });
-                    if entry.source.take().is_some() {
-                        entry.version = None;
-                    }
+                    // Deleting what is not there counts as a change too, and is forgotten after a while.
+                    (entry.source, entry.version) = (None, None);
                 }
                 1..4 => {
                     let place = self.number * IDS + at;
