@@ -9,23 +9,24 @@
 //!
 //! While the last batches of a task are on their way the next task is read. Several lanes do this side by side.
 
-use std::collections::{HashMap, HashSet};
+mod at_work;
+
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::at_work::{AtWork, Ended, Ending, pause_after};
 use super::backoff::Backoff;
 use super::client::Client;
 use super::hold::Hold;
 use super::job::Job;
 use super::pipeline::{Finished, Pipeline};
-use super::queue::{Claimed, Counts, QueueError, TaskQueue};
+use super::queue::{Claimed, Counts, TaskQueue};
 use super::report::Observer;
-use super::send::Failure;
 use super::task::{FORMAT, LoadTask, Progress, Tally};
 use super::{LoadError, index};
 use crate::readers::{Event, FaultKind, Input, Piece, ReadOptions, Reading, read};
@@ -35,9 +36,6 @@ const LOOK_FIRST: Duration = Duration::from_millis(50);
 const LOOK_MAX: Duration = Duration::from_secs(1);
 /// How long batches on their way may take to arrive when the worker was told to end.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pause after the first failed attempt; doubled with each further one.
-const AGAIN_FIRST: Duration = Duration::from_secs(1);
-const AGAIN_MAX: Duration = Duration::from_secs(300);
 /// How long it is believed that an index is still the one it was.
 const INDEX_KNOWN_FOR: Duration = Duration::from_secs(5);
 
@@ -147,40 +145,6 @@ struct Lane<'o> {
     /// Uids of indices, and when they were learnt.
     indices: HashMap<String, (String, Instant)>,
     report: WorkReport,
-}
-
-/// A claimed task.
-struct AtWork {
-    claimed: Claimed,
-    job: Arc<Job>,
-    hold: Hold,
-    ended: Ended,
-    /// Pieces that could not be read, with the first reason.
-    unread: Vec<u32>,
-    reason: String,
-}
-
-/// Why nothing more of a task is read.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ended {
-    /// Everything was, or is still being read.
-    No,
-    /// The claim is lost.
-    Lost,
-    /// The task was cancelled.
-    Cancelled,
-    /// The worker was told to end.
-    Stopped,
-    /// The reading thread panicked.
-    Panicked,
-}
-
-/// What a task came to.
-enum Ending {
-    Done(Tally),
-    Failed,
-    Lost,
-    GivenBack,
 }
 
 impl Lane<'_> {
@@ -434,73 +398,6 @@ impl Lane<'_> {
             format!("index [{}] was made anew since: the task was for the one with uid {}", task.index, task.uid)
         }))
     }
-}
-
-impl AtWork {
-    async fn end(self, queue: Arc<dyn TaskQueue>, retry_for: Duration, failure: Option<Failure>) -> Ending {
-        let Self { claimed, job, hold, ended, unread, reason } = self;
-        let receipt = claimed.receipt.as_str();
-        let lost = matches!(failure, Some(Failure::ClaimLost)) || ended == Ended::Lost || hold.lost.is_cancelled();
-        if lost {
-            tracing::warn!(task = receipt, "the claim ran out: the task is another worker's");
-            return Ending::Lost;
-        }
-        let problem = match (&failure, ended) {
-            (Some(failure), _) => Some(failure.to_string()),
-            (None, Ended::Panicked) => Some("the reading thread panicked".to_owned()),
-            (None, _) if !unread.is_empty() => {
-                let more = unread.iter().collect::<HashSet<_>>().len() - 1;
-                Some(if more > 0 { format!("{reason}; and {more} more files") } else { reason })
-            }
-            (None, _) => None,
-        };
-        job.note(|progress| progress.unread = unread);
-        let tally = job.progress().tally;
-        if problem.is_some() || ended == Ended::Stopped {
-            // What was done of it is noted, so that the next attempt goes on from there.
-            if let Err(QueueError::ClaimLost) = hold.end().await {
-                return Ending::Lost;
-            }
-        } else {
-            drop(hold);
-        }
-        let pause = if problem.is_some() { pause_after(claimed.attempt) } else { Duration::ZERO };
-        let mut backoff = Backoff::new(retry_for);
-        loop {
-            let (answer, ending) = match (&problem, ended) {
-                (Some(reason), _) => (queue.nack(receipt, pause, Some(reason)).await, Ending::Failed),
-                (None, Ended::Stopped) => (queue.nack(receipt, pause, None).await, Ending::GivenBack),
-                (None, Ended::Cancelled) => (queue.ack(receipt, &result(&tally)).await, Ending::Failed),
-                (None, _) => (queue.ack(receipt, &result(&tally)).await, Ending::Done(tally.clone())),
-            };
-            match answer {
-                Ok(()) => {
-                    match &problem {
-                        Some(reason) => tracing::warn!(task = receipt, reason, "task failed"),
-                        None => tracing::info!(task = receipt, loaded = tally.loaded, "task ended"),
-                    }
-                    return ending;
-                }
-                Err(QueueError::ClaimLost) => return Ending::Lost,
-                Err(error) => match backoff.pause(Instant::now(), None) {
-                    Ok(pause) => tokio::time::sleep(pause).await,
-                    Err(_) => {
-                        tracing::warn!(task = receipt, %error, "cannot say what became of a task");
-                        return Ending::Lost;
-                    }
-                },
-            }
-        }
-    }
-}
-
-/// A task's result, as `trawl queue status` shows it.
-fn result(tally: &Tally) -> Value {
-    json!(tally)
-}
-
-fn pause_after(attempt: u32) -> Duration {
-    AGAIN_MAX.min(AGAIN_FIRST.saturating_mul(1 << attempt.saturating_sub(1).min(16)))
 }
 
 /// What is still to be read: from where it was left, then what could not be read before.

@@ -15,6 +15,7 @@ use trawl_proto::v1::outcome::Result as Came;
 use super::*;
 use crate::apply::tombstones::TOMBSTONE_MS;
 use crate::schema::{ID, Physical, SEQ_NO, VERSION};
+use trawl_proto::v1::Operation;
 
 /// A replica and its log, without a cluster.
 struct Bench {
@@ -313,7 +314,7 @@ fn spares_that_run_out_are_doubled_and_every_document_stays_as_it_was() {
             })
             .sum();
         let term = if field == "t" { "mapped" } else { "same" };
-        let found = searcher.searcher.doc_freq(&Term::from_field_text(physical, term)).unwrap();
+        let found = searcher.searcher.doc_freq(&tantivy::Term::from_field_text(physical, term)).unwrap();
         if field == "t" {
             assert_eq!((found, lengths), (2, 3));
         } else {
