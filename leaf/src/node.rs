@@ -46,6 +46,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the view may take to show what this leaf wrote.
 const VIEW_TIMEOUT: Duration = Duration::from_secs(1);
+/// Calls that roots may have given up before this leaf got to them: a paused leaf finds many when it goes
+/// on, and h2's default of 20 would end the connection with everything else on it.
+const GIVEN_UP_MAX: usize = 4_096;
 /// Mapping versions that a replica keeps parsed.
 const MAPPINGS_MAX: usize = 16;
 
@@ -162,6 +165,7 @@ impl LeafNode {
         let server = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .http2_max_pending_accept_reset_streams(Some(GIVEN_UP_MAX))
             .add_service(leaf)
             .serve_with_incoming_shutdown(self.incoming, server_stop.clone().cancelled_owned());
         let mut server = tokio::spawn(server);
