@@ -98,19 +98,19 @@ enum Step {
 }
 
 impl Sender {
-    /// Sends a batch of a job. Requests to be sent again keep their key when they are the same, and get a new one when they hold
-    /// only some of the documents.
+    /// Sends a batch of a job. What is to be sent again keeps its key, also when it is only some of the documents: the
+    /// cluster tells writes of one key apart by shard and content, so what it took although it said otherwise, or took from
+    /// an attempt that was killed, is found to be there. Halves have keys of their own, which are the same in every attempt.
     pub(super) async fn send(self, number: u64, job: Arc<Job>, batch: Batch) -> Outcome {
         let id_hashes = batch.items.iter().map(|item| item.id_hash).filter(|hash| *hash != 0).collect();
         let (tally, start) = (batch.rejected, batch.start);
         let mut outcome = Outcome { job: number, batch: batch.number, tally, id_hashes, ..Outcome::default() };
         let mut backoff = Backoff::new(self.retry_for);
         let key = format!("{}-{}-{}", job.key, start.piece, start.mark.offset);
-        let mut part = 0;
-        let mut waiting = VecDeque::from([Request { key: key.clone(), body: batch.body, items: batch.items }]);
+        let mut waiting = VecDeque::from([Request { key, body: batch.body, items: batch.items }]);
         while let Some(request) = waiting.pop_front() {
-            let Request { key: request_key, body, items } = request;
-            let (reason, retry_after, again) = match self.attempt(&job, &request_key, &body, &items).await {
+            let Request { key, body, items } = request;
+            let (reason, retry_after, again) = match self.attempt(&job, &key, &body, &items).await {
                 Step::Failed(failure) => {
                     outcome.failure = Some(failure);
                     return outcome;
@@ -122,13 +122,12 @@ impl Sender {
                 Step::TooLarge { .. } => {
                     // In order, halves first to last, before anything else.
                     let (front, back) = items.split_at(items.len() / 2);
-                    for half in [back, front] {
-                        part += 1;
-                        waiting.push_front(some(&body, half, format!("{key}-{part}")));
+                    for (name, half) in [("b", back), ("a", front)] {
+                        waiting.push_front(some(&body, half, format!("{key}{name}")));
                     }
                     continue;
                 }
-                Step::Again { reason, retry_after } => (reason, retry_after, Request { key: request_key, body, items }),
+                Step::Again { reason, retry_after } => (reason, retry_after, Request { key, body, items }),
                 Step::Answered(sorted) => {
                     if sorted.loaded > 0 || !sorted.rejected.is_empty() {
                         backoff.progressed();
@@ -140,8 +139,7 @@ impl Sender {
                     if sorted.again.is_empty() {
                         continue;
                     }
-                    part += 1;
-                    (sorted.again_reason, None, some(&body, &sorted.again, format!("{key}-{part}")))
+                    (sorted.again_reason, None, some(&body, &sorted.again, key))
                 }
             };
             waiting.push_front(again);

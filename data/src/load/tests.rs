@@ -23,6 +23,8 @@ struct Mood {
     refuse: Option<(u64, u16)>,
     /// Every so many-th document is refused with 429.
     refuse_item: Option<u64>,
+    /// Every so many-th document is taken, and answered with 503.
+    deny_item: Option<u64>,
     /// Applies the request, then answers 503, every so many-th time: an answer that is lost.
     lose_answer: Option<u64>,
     /// Bodies above this are 413.
@@ -34,7 +36,8 @@ struct Server {
     mood: Mood,
     requests: AtomicU64,
     documents_seen: AtomicU64,
-    keys: Mutex<HashMap<String, Value>>,
+    /// What was decided, by key and content, as if every document were a shard of its own.
+    keys: Mutex<HashMap<(String, Vec<u8>), Value>>,
     /// Id to source and how many times it was applied.
     documents: Mutex<BTreeMap<String, (Value, u64)>>,
     created: Mutex<Option<Value>>,
@@ -79,31 +82,45 @@ async fn bulk(
     let key = headers["idempotency-key"].to_str().unwrap().to_owned();
     let lines: Vec<&[u8]> = body.split(|byte| *byte == b'\n').collect();
     let mut keys = server.keys.lock().unwrap();
-    let reply = keys.entry(key).or_insert_with(|| {
-        let mut items = Vec::new();
-        for pair in lines.chunks_exact(2) {
-            let action: Value = serde_json::from_slice(pair[0]).unwrap();
-            let id = action["index"]["_id"].as_str().unwrap().to_owned();
-            let source: Value = serde_json::from_slice(pair[1]).unwrap();
-            let seen = server.documents_seen.fetch_add(1, Ordering::SeqCst);
-            let item = if is_turn(seen, mood.refuse_item) {
+    let mut items = Vec::new();
+    for pair in lines.chunks_exact(2) {
+        let seen = server.documents_seen.fetch_add(1, Ordering::SeqCst);
+        let decided = (key.clone(), pair.concat());
+        let item = match keys.get(&decided) {
+            Some(item) => item.clone(),
+            None if is_turn(seen, mood.refuse_item) => {
                 json!({ "status": 429, "error": { "type": "es_rejected_execution_exception", "reason": "full" } })
-            } else if source["year"].is_string() {
-                json!({ "status": 400, "error": { "type": "document_parsing_exception", "reason": "failed to parse" } })
-            } else {
-                let mut documents = server.documents.lock().unwrap();
-                let times = documents.get(&id).map_or(0, |(_, times)| *times);
-                documents.insert(id, (source, times + 1));
-                json!({ "status": 201 })
-            };
-            items.push(json!({ "index": item }));
-        }
-        json!({ "errors": false, "items": items })
-    });
+            }
+            None => {
+                let item = decide(&server, pair);
+                keys.insert(decided, item.clone());
+                item
+            }
+        };
+        let item = match is_turn(seen, mood.deny_item) {
+            true => json!({ "status": 503, "error": { "type": "unavailable", "reason": "no answer in time" } }),
+            false => item,
+        };
+        items.push(json!({ "index": item }));
+    }
+    let reply = json!({ "errors": false, "items": items });
     if is_turn(request, mood.lose_answer) {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
-    answer(reply)
+    answer(&reply)
+}
+
+/// Takes a document or refuses it for good.
+fn decide(server: &Server, pair: &[&[u8]]) -> Value {
+    let action: Value = serde_json::from_slice(pair[0]).unwrap();
+    let source: Value = serde_json::from_slice(pair[1]).unwrap();
+    if source["year"].is_string() {
+        return json!({ "status": 400, "error": { "type": "document_parsing_exception", "reason": "failed to parse" } });
+    }
+    let mut documents = server.documents.lock().unwrap();
+    let entry = documents.entry(action["index"]["_id"].as_str().unwrap().to_owned()).or_insert((Value::Null, 0));
+    *entry = (source, entry.1 + 1);
+    json!({ "status": 201 })
 }
 
 async fn serve(mood: Mood) -> (Arc<Server>, String) {
@@ -166,8 +183,15 @@ async fn an_unwilling_server_gets_everything_once() {
         Mood { refuse: Some((3, 429)), ..Mood::default() },
         Mood { refuse: Some((2, 503)), ..Mood::default() },
         Mood { refuse_item: Some(17), ..Mood::default() },
+        Mood { deny_item: Some(19), ..Mood::default() },
         Mood { lose_answer: Some(3), ..Mood::default() },
-        Mood { refuse_item: Some(50), lose_answer: Some(4), body_max: Some(900), ..Mood::default() },
+        Mood {
+            refuse_item: Some(50),
+            deny_item: Some(40),
+            lose_answer: Some(4),
+            body_max: Some(900),
+            ..Mood::default()
+        },
     ];
     for mood in moods {
         let (server, endpoint) = serve(mood).await;
