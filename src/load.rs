@@ -34,8 +34,8 @@ An interrupted load goes on where it was when it is started again with the same 
 everything again and replaces its documents, so that the index holds what the files hold whatever happened in between.
 With --enqueue the files are cut into tasks for `trawl worker`; a task that is in the queue, or was done within the last
 hour, is not added again unless the file has changed or --again is given.
-Progress and rejected documents (file, line, reason; the first 20) go to standard error, the final counts to standard
-output. Exit code: 0 all loaded, 1 some rejected or failed, 2 usage, 130 interrupted.";
+Progress, rejected documents (file, line, reason; the first 20) and files that cannot be read go to standard error, the
+final counts to standard output. Exit code: 0 all loaded, 1 something was rejected, not readable or failed, 2 usage, 130 interrupted.";
 
 /// How long an interrupted load may take to note how far it is.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(8);
@@ -98,6 +98,10 @@ pub struct Args {
     #[arg(long, env = "TRAWL_RETRY_FOR", default_value = "5m", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub retry_for: Duration,
 
+    /// How long the same load waits for one that was killed
+    #[arg(long, env = "TRAWL_CLAIM_TIME", default_value = "10s", value_parser = claim_time, value_name = "DURATION")]
+    pub claim_time: Duration,
+
     /// Cut the files into tasks for `trawl worker` and return
     #[arg(long, env = "TRAWL_ENQUEUE")]
     pub enqueue: bool,
@@ -139,6 +143,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         mapping,
         refresh: args.refresh,
         retry_for: args.retry_for,
+        claim_time: args.claim_time,
         stop: stop.clone(),
         ..LoadOptions::new(args.endpoint, args.index, LoadOptions::inputs_from(&args.files))
     };
@@ -157,7 +162,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match outcome {
         Ok(report) => {
             println!("{report}");
-            Ok(if report.rejected_total() > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+            Ok(if report.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Err(error) => {
             if let Some(report) = error.report() {
@@ -200,7 +205,7 @@ async fn push(options: EnqueueOptions, cluster: Option<String>) -> anyhow::Resul
         print!("; {known} were in the queue already or done (--again adds them anyway)");
     }
     if enqueued.unread > 0 {
-        print!("; {} files could not be read", enqueued.unread);
+        print!("; could not be read: {} files", enqueued.unread);
     }
     println!();
     if let Ok(counts) = queue.counts(KIND).await {
@@ -237,6 +242,15 @@ fn read_mapping(path: &std::path::Path) -> anyhow::Result<serde_json::Value> {
         serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))?;
     anyhow::ensure!(mapping.is_object(), "{} is not a JSON object", path.display());
     Ok(mapping)
+}
+
+/// A duration that claims can be extended within.
+pub(crate) fn claim_time(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time >= Duration::from_secs(1) => Ok(time),
+        Ok(_) => Err("must be at least 1s".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// A number of bytes: `1048576`, `512KiB`, `1MiB`, `2MB`.

@@ -43,7 +43,7 @@ pub struct Args {
     pub until_empty: bool,
 
     /// How long a claim lasts without being extended: so long after a worker died its task goes to another
-    #[arg(long, env = "TRAWL_CLAIM_TIME", default_value = "60s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    #[arg(long, env = "TRAWL_CLAIM_TIME", default_value = "60s", value_parser = crate::load::claim_time, value_name = "DURATION")]
     pub claim_time: Duration,
 
     /// How long a batch is tried again when the cluster is busy or away; then the attempt has failed
@@ -57,7 +57,6 @@ pub struct Args {
 
 /// Runs until a signal comes or, if asked to, until the queue is empty.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(args.claim_time >= Duration::from_secs(1), "--claim-time must be at least 1s");
     let stop = crate::shutdown::token()?;
     let (queue, client): (Arc<dyn TaskQueue>, Client) = match (&args.cluster, &args.endpoint) {
         (Some(cluster), _) => engine_queue::open(cluster, &stop).await?,
@@ -77,7 +76,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     tracing::info!(worker = name, "worker started");
     let report = work(queue.clone(), client, options, Arc::new(Log), stop.clone()).await?;
     let tally = &report.tally;
-    let rejected: u64 = tally.rejected.values().sum();
+    let rejected = tally.rejected_total();
     let kinds: Vec<String> = tally.rejected.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let kinds = if kinds.is_empty() { String::new() } else { format!(" ({})", kinds.join(", ")) };
     println!(

@@ -172,6 +172,6 @@ async fn objects_are_loaded_whole_in_ranges_and_below_a_prefix() {
     for missing in ["s3://bucket/nothing.ndjson", "s3://bucket/nothing/", "gs://bucket/x"] {
         let (code, text) = trawl(&["load", "--endpoint", &endpoint, "--index", "days", missing], &address).await;
         assert_eq!(code, Some(1), "{missing}: {text}");
-        assert!(text.contains("cannot_read") && text.contains(missing), "{text}");
+        assert!(text.contains("could not be read: 1 file") && text.contains(missing), "{text}");
     }
 }

@@ -149,6 +149,40 @@ async fn damaged_input_is_reported_by_line_and_the_rest_is_loaded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_that_cannot_be_read_are_counted_apart_and_the_others_are_loaded() {
+    let cluster = Cluster::start(1, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("good.ndjson"), ndjson(40)).unwrap();
+    std::fs::create_dir_all(path("hollow/within")).unwrap();
+    std::fs::create_dir(path("linked")).unwrap();
+    std::os::unix::fs::symlink(path("gone"), path("linked/nowhere.ndjson")).unwrap();
+    std::fs::write(path("linked/some.ndjson"), "{\"title\": \"one\"}\nno document\n").unwrap();
+    // Opened by anybody, read by nobody.
+    let unreadable = Path::new("/proc/self/mem").to_owned();
+    let files = [path("missing.ndjson"), path("hollow"), path("good.ndjson"), path("linked"), unreadable];
+    let files: Vec<&Path> = files.iter().map(|path| path.as_path()).collect();
+    let (code, text) = load(&cluster, "mixed", &[], &files, None).await;
+    assert_eq!(code, 1);
+    assert!(text.contains("; rejected 1 (1 invalid_json); could not be read: 4 files"), "{text}");
+    for file in ["missing.ndjson", "hollow", "linked/nowhere.ndjson", "proc/self/mem"] {
+        assert!(text.contains(&format!("{file}: could not be read: ")), "{file}");
+    }
+    assert_eq!(count(&cluster.client, "mixed").await, 41);
+
+    // The same when the place in a pipe is not noted, and when nothing is left to load.
+    let (code, text) = load(&cluster, "mixed", &[], &[files[0], Path::new("-")], Some(b"{\"title\": \"two\"}\n")).await;
+    assert_eq!(code, 1);
+    assert!(text.contains("loaded 1 documents") && text.contains("; rejected 0; could not be read: 1 file"), "{text}");
+    let (code, text) = load(&cluster, "mixed", &[], &files[..2], None).await;
+    assert_eq!(code, 1);
+    assert!(text.contains("loaded 0 documents") && text.contains("could not be read: 2 files"), "{text}");
+    let (code, text) = load(&cluster, "mixed", &["--enqueue"], &files, None).await;
+    assert_eq!(code, 1);
+    assert!(text.contains("enqueued 1 tasks from 2 files") && text.contains("could not be read: 4 files"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_is_not_there_is_a_clear_error() {
     let output = trawl(&["search", "--endpoint", "http://127.0.0.1:9", "boat"], None).await;
     assert_eq!(output.status.code(), Some(1));

@@ -84,6 +84,9 @@ pub struct LoadOptions {
     pub retry_for: Duration,
     /// How long one request may take before it is sent again; default 60 s.
     pub request_timeout: Duration,
+    /// How long the claim on this load lasts without being extended; default 10 s. After a `kill -9` the same load waits
+    /// for so long at most.
+    pub claim_time: Duration,
     /// Ends loading early, with [`LoadError::Interrupted`].
     pub stop: CancellationToken,
 }
@@ -107,6 +110,7 @@ impl LoadOptions {
             refresh: false,
             retry_for: Duration::from_secs(300),
             request_timeout: Duration::from_secs(60),
+            claim_time: Duration::from_secs(10),
             stop: CancellationToken::new(),
         }
     }

@@ -265,6 +265,12 @@ impl FaultKind {
             Self::NotText => "not_text",
         }
     }
+
+    /// Whether a file, or the rest of one, could not be read: that says nothing of the documents in it, and another
+    /// attempt may read it.
+    pub fn is_unread(self) -> bool {
+        matches!(self, Self::CannotRead | Self::Changed)
+    }
 }
 
 /// Something that could not be read.

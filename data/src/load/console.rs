@@ -8,10 +8,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::report::{Observer, Progress, Rejection};
 use super::task::Tally;
-use crate::readers::{Compression, Format};
+use crate::readers::{Compression, Format, Place};
 
-/// Rejections that are shown; the rest is only counted.
-const REJECTIONS_SHOWN: u64 = 20;
+/// Rejections, unreadable files and files that are shown, of each; the rest is only counted.
+const LINES_SHOWN: u64 = 20;
 /// Time between plain lines, also between lines about pauses.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 /// Shorter pauses are not shown.
@@ -26,6 +26,7 @@ pub struct Console {
 #[derive(Default)]
 struct State {
     rejections: u64,
+    unread: u64,
     files: u64,
     last_line: Option<Instant>,
     last_pause: Option<Instant>,
@@ -68,7 +69,7 @@ impl Observer for Console {
         let Ok(mut state) = self.state.lock() else { return };
         state.files += 1;
         // A directory may hold a million files.
-        if state.files <= REJECTIONS_SHOWN {
+        if state.files <= LINES_SHOWN {
             let compressed = if compression == Compression::Plain { String::new() } else { format!(", {compression}") };
             self.line(&format!("reading {file} ({format}{compressed})"));
         }
@@ -104,13 +105,24 @@ impl Observer for Console {
     fn rejected(&self, rejection: &Rejection) {
         let Ok(mut state) = self.state.lock() else { return };
         state.rejections += 1;
-        if state.rejections <= REJECTIONS_SHOWN {
+        if state.rejections <= LINES_SHOWN {
             // A reason may quote the document.
             let reason: String = rejection.reason.chars().take(500).collect();
             self.line(&format!("{}: rejected: {}: {reason}", rejection.place, rejection.kind));
         }
-        if state.rejections == REJECTIONS_SHOWN {
+        if state.rejections == LINES_SHOWN {
             self.line("further rejections are counted only");
+        }
+    }
+
+    fn unread(&self, place: &Place, reason: &str) {
+        let Ok(mut state) = self.state.lock() else { return };
+        state.unread += 1;
+        if state.unread <= LINES_SHOWN {
+            self.line(&format!("{place}: could not be read: {reason}"));
+        }
+        if state.unread == LINES_SHOWN {
+            self.line("further files that cannot be read are counted only");
         }
     }
 

@@ -10,7 +10,7 @@ use super::backoff::Backoff;
 use super::client::Client;
 use super::index::{self, Preparation};
 use super::queue::{KIND, Push, QueueError, TaskQueue};
-use super::report::{Observer, Rejection};
+use super::report::Observer;
 use super::task::{FORMAT, LoadTask};
 use super::{LoadError, LoadOptions};
 use crate::readers::{Cut, CutOptions, Fault, Piece, ReadOptions, can_be_cut, cut};
@@ -229,7 +229,6 @@ impl Enqueuing<'_> {
 
     fn fault(&mut self, fault: Fault) {
         self.enqueued.unread += 1;
-        let kind = fault.kind.name().to_owned();
-        self.observer.rejected(&Rejection { place: fault.place, kind, reason: fault.reason });
+        self.observer.unread(&fault.place, &fault.reason);
     }
 }

@@ -121,6 +121,10 @@ impl<'o> Pipeline<'o> {
 
     /// Counts and tells something that is no document.
     pub(super) fn fault(&mut self, fault: Fault) {
+        if fault.kind.is_unread() {
+            self.report.unread += 1;
+            return self.observer.unread(&fault.place, &fault.reason);
+        }
         let kind = fault.kind.name();
         if let Some((_, builder)) = &mut self.filling {
             builder.reject(kind, Position { piece: fault.input, mark: fault.next });

@@ -23,7 +23,7 @@ pub struct Rejection {
 pub struct Progress {
     /// Documents acknowledged.
     pub loaded: u64,
-    /// Documents rejected, and inputs that could not be read.
+    /// Documents rejected.
     pub rejected: u64,
     /// Bytes read, as they are stored (compressed).
     pub bytes_read: u64,
@@ -43,6 +43,8 @@ pub trait Observer: Send + Sync {
     fn progress(&self, _progress: &Progress) {}
     /// A document was not loaded.
     fn rejected(&self, _rejection: &Rejection) {}
+    /// A file, or the rest of one, could not be read.
+    fn unread(&self, _place: &Place, _reason: &str) {}
     /// The load goes on from where an earlier run of it was interrupted, which had come to these counts.
     fn resuming(&self, _earlier: &Tally) {}
     /// A batch is sent again after a pause.
@@ -63,12 +65,14 @@ pub struct Report {
     pub replaced: u64,
     /// Bytes of these.
     pub bytes_loaded: u64,
-    /// Documents rejected and inputs that could not be read, by kind.
+    /// Documents rejected, by kind.
     pub rejected: BTreeMap<String, u64>,
+    /// Files that could not be read, wholly or to their end.
+    pub unread: u64,
     /// Requests sent again.
     pub retries: u64,
-    /// Documents that an earlier, interrupted run of the same load had loaded.
-    pub earlier: u64,
+    /// What an earlier, interrupted run of the same load had come to.
+    pub earlier: Tally,
     /// How long it took.
     pub elapsed: Duration,
 }
@@ -77,6 +81,11 @@ impl Report {
     /// The number of everything rejected.
     pub fn rejected_total(&self) -> u64 {
         self.rejected.values().sum()
+    }
+
+    /// Whether everything there was is loaded.
+    pub fn is_complete(&self) -> bool {
+        self.rejected_total() + self.earlier.rejected_total() + self.unread == 0
     }
 
     /// Documents per second.
@@ -104,8 +113,15 @@ impl fmt::Display for Report {
             let kinds: Vec<String> = self.rejected.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
             write!(f, " ({})", kinds.join(", "))?;
         }
-        if self.earlier > 0 {
-            write!(f, "; {} more had been loaded before the interruption", self.earlier)?;
+        if self.unread > 0 {
+            write!(f, "; could not be read: {} {}", self.unread, if self.unread == 1 { "file" } else { "files" })?;
+        }
+        let (loaded, rejected) = (self.earlier.loaded, self.earlier.rejected_total());
+        if loaded + rejected > 0 {
+            write!(f, "; {loaded} more had been loaded before the interruption")?;
+        }
+        if rejected > 0 {
+            write!(f, " and {rejected} rejected")?;
         }
         if self.retries > 0 {
             write!(f, "; {} requests sent again", self.retries)?;

@@ -6,7 +6,7 @@
 //! not, or when the load had been finished, it begins anew.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -22,12 +22,10 @@ use super::pipeline::Pipeline;
 use super::queue::{Claimed, HttpQueue, Push, QueueError, TaskQueue};
 use super::report::{Observer, Report};
 use super::send::Failure;
-use super::task::{Position, Progress};
+use super::task::{Position, Progress, Tally};
 use super::{LoadError, LoadOptions, index};
 use crate::readers::{Cut, CutOptions, Cutting, Event, Fault, Input, Piece, ReadOptions, bytes_total, cut, read_from};
 
-/// How long the claim lasts without being extended: after a `kill -9` the same load waits for so long at most.
-const CLAIM_TIME: Duration = Duration::from_secs(10);
 /// Between two attempts to take over the load from a process that may be gone.
 const TAKE_OVER_EVERY: Duration = Duration::from_millis(500);
 /// Interrupted so often it is given up; each start is an attempt.
@@ -89,7 +87,16 @@ pub(super) async fn load(
     let uid = index::uid(client, &options.index).await.ok().flatten().unwrap_or_default();
     let Some(claimed) = claim(&*queue, &kind, &uid, options, observer).await? else { return Ok(Attempt::NoQueue) };
     let progress: Progress = serde_json::from_value(claimed.progress.clone()).unwrap_or_default();
-    let mut load = Load { queue, claimed, options, read, pipeline, chains: Arc::default(), earlier: 0 };
+    let mut load = Load {
+        queue,
+        claimed,
+        options,
+        read,
+        pipeline,
+        chains: Arc::default(),
+        earlier: Tally::default(),
+        unread_at: Arc::default(),
+    };
     let report = load.run(cutting, pieces, progress).await?;
     Ok(Attempt::Loaded(report))
 }
@@ -128,7 +135,7 @@ async fn claim(
                 let push = Push { key: Some(run), body, attempts_max: ATTEMPTS_MAX };
                 queue.push(kind, vec![push]).await?;
             }
-            queue.claim(kind, CLAIM_TIME, &worker).await
+            queue.claim(kind, options.claim_time, &worker).await
         };
         let (reason, pause) = match step.await {
             Ok(Some(claimed)) if claimed.body["uid"] == uid => return Ok(Some(claimed)),
@@ -173,8 +180,11 @@ struct Load<'o> {
     pipeline: Pipeline<'o>,
     /// Per piece a hash over what it and all before it were.
     chains: Arc<Mutex<Vec<u64>>>,
-    /// Documents that an earlier run loaded.
-    earlier: u64,
+    /// What an earlier run came to.
+    earlier: Tally,
+    /// How far the load was at the first file that could be opened but not read: going on begins there, for it is to be
+    /// tried again.
+    unread_at: Arc<OnceLock<Progress>>,
 }
 
 /// Why loading ends before the end.
@@ -199,7 +209,7 @@ impl Load<'_> {
         queued.iter().for_each(|piece| forward.note(piece));
         let mut cutting = cutting;
         let progress = self.resumable(&mut forward, &mut cutting, &mut queued, noted).await;
-        self.earlier = progress.tally.loaded;
+        self.earlier = progress.tally.clone();
         if progress.at > Position::START {
             self.pipeline.observer().resuming(&progress.tally);
         }
@@ -219,13 +229,13 @@ impl Load<'_> {
             progress: Arc::new(Mutex::new(progress)),
         });
         let hold = self.hold(&job);
-        self.pipeline.begin(job);
+        self.pipeline.begin(job.clone());
         let early = loop {
             tokio::select! {
                 chunk = reading.events.recv() => match chunk {
                     Some(events) => {
                         for event in events {
-                            self.step(event).await?;
+                            self.step(event, &job).await?;
                         }
                     }
                     None => break None,
@@ -296,23 +306,28 @@ impl Load<'_> {
     }
 
     fn hold(&self, job: &Arc<Job>) -> Hold {
-        let (job, chains) = (job.clone(), self.chains.clone());
+        let (job, chains, unread_at) = (job.clone(), self.chains.clone(), self.unread_at.clone());
         let noted = move || {
-            let mut progress = job.progress();
+            let mut progress = unread_at.get().cloned().unwrap_or_else(|| job.progress());
             let chains = chains.lock().unwrap_or_else(PoisonError::into_inner);
             progress.chain = chains.get(progress.at.piece as usize).copied();
             progress
         };
-        Hold::start(self.queue.clone(), &self.claimed.receipt, CLAIM_TIME, Arc::new(noted))
+        Hold::start(self.queue.clone(), &self.claimed.receipt, self.options.claim_time, Arc::new(noted))
     }
 
-    async fn step(&mut self, event: Event) -> Result<(), LoadError> {
+    async fn step(&mut self, event: Event, job: &Job) -> Result<(), LoadError> {
         match event {
             Event::Opened(opened) => {
                 self.pipeline.observer().opened(&opened.file, opened.format, opened.compression);
             }
             Event::Record(record) => self.pipeline.add(record).await?,
-            Event::Fault(fault) => self.pipeline.fault(fault),
+            Event::Fault(fault) => {
+                if fault.kind.is_unread() {
+                    self.unread_at.get_or_init(|| job.progress());
+                }
+                self.pipeline.fault(fault);
+            }
         }
         Ok(())
     }
@@ -357,7 +372,7 @@ impl Load<'_> {
     }
 
     fn report(&self) -> Report {
-        Report { earlier: self.earlier, ..self.pipeline.report() }
+        Report { earlier: self.earlier.clone(), ..self.pipeline.report() }
     }
 }
 

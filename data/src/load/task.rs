@@ -72,7 +72,7 @@ pub struct Tally {
     pub replaced: u64,
     /// Bytes of those loaded.
     pub bytes: u64,
-    /// Documents rejected and inputs that could not be read, by kind.
+    /// Documents rejected, by kind.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rejected: BTreeMap<String, u64>,
 }
@@ -86,6 +86,11 @@ impl Tally {
         for (kind, count) in &other.rejected {
             *self.rejected.entry(kind.clone()).or_default() += count;
         }
+    }
+
+    /// The number of everything rejected.
+    pub fn rejected_total(&self) -> u64 {
+        self.rejected.values().sum()
     }
 
     /// Counts a rejection.

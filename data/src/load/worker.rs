@@ -29,7 +29,7 @@ use super::queue::{Claimed, Counts, TaskQueue};
 use super::report::Observer;
 use super::task::{FORMAT, LoadTask, Progress, Tally};
 use super::{LoadError, index};
-use crate::readers::{Event, FaultKind, Input, Piece, ReadOptions, Reading, read};
+use crate::readers::{Event, Input, Piece, ReadOptions, Reading, read};
 
 /// Between two looks for a task when there was none.
 const LOOK_FIRST: Duration = Duration::from_millis(50);
@@ -309,7 +309,7 @@ impl Lane<'_> {
                 self.pipeline.observer().opened(&opened.file, opened.format, opened.compression);
             }
             Event::Record(record) => self.pipeline.add(record).await?,
-            Event::Fault(fault) if matches!(fault.kind, FaultKind::CannotRead | FaultKind::Changed) => {
+            Event::Fault(fault) if fault.kind.is_unread() => {
                 // Not the content's fault: another attempt may find the file, or another worker.
                 if let Some(at_work) = self.at_work.get_mut(&number) {
                     if at_work.unread.is_empty() {

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::piece::{Identity, Location, Piece, Range};
 use super::remote::{self, Remote};
 use super::sink::Stop;
-use super::source::{Examined, examine, name, walk};
+use super::source::{Examined, drain, examine, files, name};
 use super::{Compression, Fault, FaultKind, Format, Input, Mark, Opened, Place, ReadOptions, csv};
 
 /// Pieces that wait for the consumer.
@@ -108,7 +108,7 @@ struct Source {
 impl Cutter {
     fn input(&self, input: &Input) -> Result<(), Stop> {
         match input {
-            Input::Path(path) if path.is_dir() => walk(path, &mut |found| match found {
+            Input::Path(path) if path.is_dir() => files(path, &mut |found| match found {
                 Ok(path) => self.path(&path),
                 Err((path, error)) => self.fault(&name(&path), FaultKind::CannotRead, error.to_string()),
             }),
@@ -165,12 +165,15 @@ impl Cutter {
 
     /// Finds out what a file holds and cuts it.
     fn file(&self, source: Source, stored: Box<dyn Read + Send>) -> Result<(), Stop> {
-        let examined = match examine(&source.name, stored, &self.options.read) {
+        let mut examined = match examine(&source.name, stored, &self.options.read) {
             Ok(examined) => examined,
             Err((kind, reason)) => return self.fault(&source.name, kind, reason),
         };
         if examined.empty && examined.compression == Compression::Plain {
-            return Ok(());
+            return match drain(&mut examined.reader) {
+                Err(Stop::Io { error, .. }) => self.fault(&source.name, FaultKind::CannotRead, error.to_string()),
+                other => other,
+            };
         }
         let (format, compression) = (examined.format, examined.compression);
         if !examined.empty {

@@ -131,7 +131,7 @@ pub(super) fn examine(
 
 impl FileReader<'_> {
     fn directory(&mut self, path: &Path) -> Result<(), Stop> {
-        walk(path, &mut |found| match found {
+        files(path, &mut |found| match found {
             Ok(path) => self.file(&path),
             Err((path, error)) => {
                 self.sink.begin(&name(&path), MadeId::NameAndPosition);
@@ -290,16 +290,28 @@ impl FileReader<'_> {
 }
 
 /// Meets the error, if any, behind a beginning that holds nothing.
-fn drain(reader: &mut dyn BufRead) -> Result<(), Stop> {
+pub(super) fn drain(reader: &mut dyn BufRead) -> Result<(), Stop> {
     io::copy(reader, &mut io::sink()).map(drop).map_err(|error| Stop::Io { line: 1, error })
 }
 
+/// A file, or what could not be read in looking for files.
+type Found = Result<PathBuf, (PathBuf, io::Error)>;
+
 /// Visits every regular file below a directory, sorted by name level by level; hidden ones are left out, links to
-/// directories are not followed.
-pub(super) fn walk(
-    directory: &Path,
-    visit: &mut dyn FnMut(Result<PathBuf, (PathBuf, io::Error)>) -> Result<(), Stop>,
-) -> Result<(), Stop> {
+/// directories are not followed. That there is none is an error.
+pub(super) fn files(directory: &Path, visit: &mut dyn FnMut(Found) -> Result<(), Stop>) -> Result<(), Stop> {
+    let mut any = false;
+    walk(directory, &mut |found| {
+        any = true;
+        visit(found)
+    })?;
+    if any {
+        return Ok(());
+    }
+    visit(Err((directory.to_owned(), io::Error::other("a directory without files"))))
+}
+
+fn walk(directory: &Path, visit: &mut dyn FnMut(Found) -> Result<(), Stop>) -> Result<(), Stop> {
     let entries = match fs::read_dir(directory).and_then(|entries| entries.collect::<io::Result<Vec<_>>>()) {
         Ok(entries) => entries,
         Err(error) => return visit(Err((directory.to_owned(), error))),
@@ -313,8 +325,12 @@ pub(super) fn walk(
     for path in paths {
         match fs::symlink_metadata(&path) {
             Ok(metadata) if metadata.is_dir() => walk(&path, visit)?,
-            Ok(_) if path.is_file() => visit(Ok(path))?,
-            Ok(_) => {}
+            Ok(_) => match fs::metadata(&path) {
+                Ok(metadata) if metadata.is_file() => visit(Ok(path))?,
+                Ok(_) => {}
+                // A link that leads nowhere.
+                Err(error) => visit(Err((path, error)))?,
+            },
             Err(error) => visit(Err((path, error)))?,
         }
     }

@@ -282,6 +282,12 @@ fn directories_of_text() {
 
     let missing = read_inputs(vec![Input::Path(path("missing"))], small());
     assert_eq!(missing.faults, [(0, FaultKind::CannotRead)]);
+    std::fs::create_dir_all(path("hollow/within")).unwrap();
+    let hollow = read_inputs(vec![Input::Path(path("hollow"))], small());
+    assert_eq!(hollow.faults, [(0, FaultKind::CannotRead)]);
+    std::os::unix::fs::symlink(path("gone"), path("hollow/within/link")).unwrap();
+    let link = read_inputs(vec![Input::Path(path("hollow"))], small());
+    assert_eq!(link.faults, [(0, FaultKind::CannotRead)]);
 }
 
 #[test]
