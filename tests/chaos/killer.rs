@@ -1,43 +1,46 @@
 //! Kills and pauses processes at random, by seed.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use nix::{sys::signal::Signal, unistd::Pid};
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
-use crate::{harness::Cluster, workers::Workers};
+use crate::{crew::Crew, harness::Cluster};
 
 pub struct Killer {
     random: StdRng,
     /// Process, and when it goes on.
     paused: Vec<(i32, tokio::time::Instant)>,
-    counts: BTreeMap<String, usize>,
+    /// By role: killed, paused.
+    strikes: BTreeMap<String, (usize, usize)>,
 }
 
 impl Killer {
     pub fn new(random: StdRng) -> Self {
-        Self { random, paused: Vec::new(), counts: BTreeMap::new() }
+        Self { random, paused: Vec::new(), strikes: BTreeMap::new() }
     }
 
     /// Waits a little, then kills one to three processes at once, or pauses one.
-    pub async fn strike(&mut self, cluster: &Cluster, workers: &Workers) {
+    pub async fn strike(&mut self, cluster: &Cluster, crews: &[Crew]) {
         tokio::time::sleep(Duration::from_millis(self.random.random_range(300..1_500))).await;
         self.wake(false);
         let mut victims: Vec<(String, i32)> =
             cluster.processes().into_iter().map(|process| (process.role, process.pid)).collect();
-        victims.extend(workers.pids().into_iter().map(|pid| ("worker".to_owned(), pid)));
+        victims.extend(crews.iter().filter_map(Crew::process));
         if self.random.random_bool(0.15) {
             let (role, pid) = victims.choose(&mut self.random).unwrap().clone();
             signal(pid, Signal::SIGSTOP);
             let time = Duration::from_millis(self.random.random_range(1_000..5_000));
             self.paused.push((pid, tokio::time::Instant::now() + time));
-            *self.counts.entry(format!("{role} paused")).or_default() += 1;
+            self.strikes.entry(role).or_default().1 += 1;
             return;
         }
         for _ in 0..self.random.random_range(1..=3) {
-            let (role, pid) = victims.choose(&mut self.random).unwrap().clone();
+            // A short load may be through before it is chosen once.
+            let spared = victims.iter().find(|(role, _)| role == "loader" && !self.strikes.contains_key(role));
+            let (role, pid) = spared.or_else(|| victims.choose(&mut self.random)).unwrap().clone();
             signal(pid, Signal::SIGKILL);
-            *self.counts.entry(format!("{role} killed")).or_default() += 1;
+            self.strikes.entry(role).or_default().0 += 1;
         }
     }
 
@@ -45,11 +48,6 @@ impl Killer {
     pub async fn rest(&mut self, cluster: &Cluster) {
         self.wake(true);
         cluster.green().await;
-    }
-
-    pub fn summary(&self) -> String {
-        let counts: Vec<String> = self.counts.iter().map(|(what, count)| format!("{what} {count}")).collect();
-        counts.join(", ")
     }
 
     fn wake(&mut self, all: bool) {
@@ -61,6 +59,14 @@ impl Killer {
             }
             !due
         });
+    }
+}
+
+impl fmt::Display for Killer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let strikes: Vec<String> =
+            self.strikes.iter().map(|(role, (killed, paused))| format!("{role} {killed}/{paused}")).collect();
+        write!(f, "killed/paused: {}", strikes.join(", "))
     }
 }
 

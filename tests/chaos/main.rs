@@ -1,13 +1,15 @@
 //! Everything dies, again and again, while documents are loaded: afterwards every acknowledged operation is
 //! there exactly once, all replicas hold the same, and no task is lost.
 //!
-//! `TRAWL_TEST_SEED` picks the kills, `TRAWL_TEST_CHAOS_DOCUMENTS` the number of documents loaded through the
-//! work queue (default 4,000), `TRAWL_TEST_CORPUS` a file (gzip, NDJSON, with `id`) to take them from.
+//! `TRAWL_TEST_SEED` picks the kills, `TRAWL_TEST_CHAOS_DOCUMENTS` the number of documents loaded, once through the
+//! work queue and once with `trawl load` (default 4,000 each), `TRAWL_TEST_CORPUS` a file (gzip, NDJSON, with `id`) to take them from.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod crew;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod killer;
+mod loader;
 mod producer;
 mod verify;
 mod workers;
@@ -21,6 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crew::Crew;
 use harness::Cluster;
 use producer::Producer;
 use rand::{SeedableRng, rngs::StdRng};
@@ -68,7 +71,7 @@ fn mappings() -> Value {
 async fn random_kills_lose_nothing_and_double_nothing_on_sqlite() {
     let cluster = Cluster::start(ROOTS, LEAVES).await;
     let url = format!("sqlite:{}", cluster.data_dir().join("cluster").display());
-    chaos(cluster, &url, Vec::new()).await;
+    chaos("sqlite", cluster, &url, Vec::new()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,7 +92,7 @@ async fn random_kills_and_a_fail_over_lose_nothing_and_double_nothing_on_postgre
             println!("the primary is killed, the standby promoted");
         }
     };
-    chaos(cluster, &url, vec![Event { share: 0.4, what: Box::new(fail_over) }]).await;
+    chaos("postgresql", cluster, &url, vec![Event { share: 0.4, what: Box::new(fail_over) }]).await;
 }
 
 /// Something that happens once, when this share of the documents is loaded.
@@ -98,13 +101,14 @@ pub struct Event {
     pub what: Box<dyn FnOnce() + Send>,
 }
 
-/// Loads through workers and through bulks of its own while processes are killed; then compares.
-async fn chaos(cluster: Cluster, url: &str, mut events: Vec<Event>) {
+/// Loads through workers, with `trawl load` and through bulks of its own while processes are killed; then compares.
+async fn chaos(name: &str, cluster: Cluster, url: &str, mut events: Vec<Event>) {
     let seed = setting("TRAWL_TEST_SEED", 7u64);
     let count = setting("TRAWL_TEST_CHAOS_DOCUMENTS", 4_000usize);
     println!("seed {seed} (TRAWL_TEST_SEED), {count} documents (TRAWL_TEST_CHAOS_DOCUMENTS)");
     let documents = documents(count);
     cluster.client.create_index("loaded", 3, 1, mappings()).await;
+    cluster.client.create_index("resumed", 3, 1, mappings()).await;
     cluster.client.create_index("written", 3, 1, producer::mappings()).await;
     cluster.known_everywhere("written").await;
 
@@ -114,11 +118,15 @@ async fn chaos(cluster: Cluster, url: &str, mut events: Vec<Event>) {
     let producers: Vec<_> = (0..PRODUCERS)
         .map(|number| tokio::spawn(Producer::new(number, seed, cluster.root_clients()).run(stop.clone())))
         .collect();
-    let workers = workers::Workers::start(url, WORKERS);
+    let mut crews = vec![loader::start(&cluster.client.endpoint, "resumed", &files)];
+    crews.extend((0..WORKERS).map(|number| {
+        let url = url.to_owned();
+        Crew::start("worker", move || workers::spawn(&url, number), |_| false)
+    }));
     let mut killer = killer::Killer::new(StdRng::seed_from_u64(seed));
     let began = Instant::now();
     loop {
-        killer.strike(&cluster, &workers).await;
+        killer.strike(&cluster, &crews).await;
         let queue = workers::queue(&cluster).await;
         let (done, open) = (queue["done"].as_u64(), queue["ready"].as_u64().zip(queue["claimed"].as_u64()));
         if let (Some(done), Some((ready, claimed))) = (done, open) {
@@ -126,7 +134,7 @@ async fn chaos(cluster: Cluster, url: &str, mut events: Vec<Event>) {
             while events.first().is_some_and(|event| event.share <= share) {
                 tokio::task::block_in_place(events.remove(0).what);
             }
-            if ready + claimed == 0 && began.elapsed() >= KILLING_MIN {
+            if ready + claimed == 0 && crews[0].has_ended() && began.elapsed() >= KILLING_MIN {
                 break;
             }
         }
@@ -141,12 +149,16 @@ async fn chaos(cluster: Cluster, url: &str, mut events: Vec<Event>) {
         (batches, retries) = (batches + written.batches, retries + written.retries);
         expected.extend(written.expected);
     }
-    println!("kills: {}; {batches} bulks of changes acknowledged, {retries} sent again", killer.summary());
-    workers.stop().await;
+    for crew in crews {
+        crew.stop().await;
+    }
 
     cluster.green().await;
     let queue = workers::queue(&cluster).await;
     assert_eq!((&queue["ready"], &queue["claimed"], &queue["dead"]), (&json!(0), &json!(0), &json!(0)), "{queue}");
-    verify::loaded(&cluster, LEAVES, &documents).await;
-    verify::written(&cluster, LEAVES, &expected).await;
+    let mut findings = verify::loaded(&cluster, LEAVES, "loaded", &documents).await;
+    findings.add(verify::loaded(&cluster, LEAVES, "resumed", &documents).await);
+    findings.add(verify::compare(&cluster, LEAVES, "written", &expected).await);
+    println!("chaos on {name}: seed {seed}; {killer}; {findings}; bulks: {batches}, sent again {retries}");
+    findings.check();
 }

@@ -1,63 +1,92 @@
 //! What is in the cluster against what has to be there, on every replica.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    fmt,
+};
 
 use serde_json::{Value, json};
 
 use crate::{harness::Cluster, producer::Expected};
 
-/// Every loaded document is on every replica once, as it was in the file.
-pub async fn loaded(cluster: &Cluster, leaves: usize, documents: &[(String, Value)]) {
-    let expected: BTreeMap<&str, &Value> = documents.iter().map(|(id, source)| (id.as_str(), source)).collect();
-    assert_eq!(expected.len(), documents.len());
-    let mut versions: Option<BTreeMap<String, u64>> = None;
-    for leaf in 0..leaves {
-        let found = everything(cluster, "loaded", leaf).await;
-        let ids: BTreeMap<&str, &Value> = found.iter().map(|hit| (id(hit), &hit["_source"])).collect();
-        assert_eq!(ids.len(), found.len(), "documents found twice, preferring leaf-{leaf}");
-        let missing: Vec<_> = expected.keys().filter(|id| !ids.contains_key(*id)).take(5).collect();
-        assert!(missing.is_empty(), "missing on leaf-{leaf}: {missing:?}");
-        for (id, source) in &ids {
-            assert_eq!(expected.get(id), Some(source), "{id} on leaf-{leaf}");
-        }
-        same(&mut versions, &found, leaf);
-    }
-    println!(
-        "loaded: {} documents, each found once and as loaded, preferring each of {leaves} leaves",
-        documents.len()
-    );
+/// Problems that are told; the others are counted.
+const TOLD: usize = 5;
+
+/// What was found; equal on every leaf if all is well.
+#[derive(Default)]
+pub struct Findings {
+    acknowledged: usize,
+    /// Documents that are there on every leaf.
+    found: usize,
+    /// Hits beyond the first one of a document, on the leaf that has most.
+    duplicated: usize,
+    /// Documents whose content or number of changes is not as acknowledged, or not the same everywhere.
+    different: usize,
+    problems: Vec<String>,
 }
 
-/// Every changed document is on every replica as the acknowledged changes left it, changed as often.
-pub async fn written(cluster: &Cluster, leaves: usize, expected: &BTreeMap<String, Expected>) {
-    let live = expected.iter().filter(|(_, expected)| expected.source.is_some()).count();
-    let mut versions: Option<BTreeMap<String, u64>> = None;
+impl Findings {
+    pub fn add(&mut self, other: Self) {
+        self.acknowledged += other.acknowledged;
+        self.found += other.found;
+        self.duplicated += other.duplicated;
+        self.different += other.different;
+        self.problems.extend(other.problems);
+    }
+
+    /// Fails with the first problems, if there are any.
+    pub fn check(&self) {
+        let counts = (self.found, self.duplicated, self.different);
+        let told = &self.problems[..self.problems.len().min(TOLD)];
+        assert!(self.problems.is_empty() && counts == (self.acknowledged, 0, 0), "{self}: {}", told.join("\n"));
+    }
+}
+
+impl fmt::Display for Findings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { acknowledged, found, duplicated, different, .. } = self;
+        write!(f, "documents: acknowledged {acknowledged}, found {found}, ")?;
+        write!(f, "duplicated {duplicated}, different {different}")
+    }
+}
+
+/// Compares every loaded document, which was written once.
+pub async fn loaded(cluster: &Cluster, leaves: usize, index: &str, documents: &[(String, Value)]) -> Findings {
+    let expected = documents
+        .iter()
+        .map(|(id, source)| (id.clone(), Expected { source: Some(source.clone()), version: Some(1) }))
+        .collect();
+    compare(cluster, leaves, index, &expected).await
+}
+
+/// Compares every document of an index, as each leaf has it, with what the acknowledged changes made of it.
+pub async fn compare(cluster: &Cluster, leaves: usize, index: &str, expected: &BTreeMap<String, Expected>) -> Findings {
+    let live = expected.iter().filter(|(_, expected)| expected.source.is_some());
+    let mut missing: BTreeSet<&str> = BTreeSet::new();
+    let mut different: BTreeSet<String> = BTreeSet::new();
+    let mut findings = Findings { acknowledged: live.clone().count(), ..Findings::default() };
+    let mut versions: BTreeMap<String, u64> = BTreeMap::new();
     for leaf in 0..leaves {
-        let found = everything(cluster, "written", leaf).await;
-        for hit in &found {
-            let expected = expected.get(id(hit)).unwrap_or_else(|| panic!("nobody wrote {hit}"));
-            assert_eq!(expected.source.as_ref(), Some(&hit["_source"]), "{hit} on leaf-{leaf}");
-            if let Some(version) = expected.version {
-                assert_eq!(hit["_version"], version, "{hit} on leaf-{leaf}");
+        let hits = everything(cluster, index, leaf).await;
+        let mut ids: HashSet<&str> = HashSet::new();
+        for hit in &hits {
+            let (id, version) = (hit["_id"].as_str().unwrap(), hit["_version"].as_u64().unwrap());
+            ids.insert(id);
+            let first = *versions.entry(id.to_owned()).or_insert(version);
+            let expected = expected.get(id).cloned().unwrap_or_default();
+            let as_expected = expected.source.as_ref() == Some(&hit["_source"])
+                && expected.version.is_none_or(|expected| expected == version);
+            if !as_expected || first != version {
+                findings.problems.push(format!("on leaf-{leaf}: {hit}, not {expected:?}; first version {first}"));
+                different.insert(id.to_owned());
             }
         }
-        assert_eq!(found.len(), live, "documents on leaf-{leaf}");
-        same(&mut versions, &found, leaf);
+        findings.duplicated = findings.duplicated.max(hits.len() - ids.len());
+        missing.extend(live.clone().map(|(id, _)| id.as_str()).filter(|id| !ids.contains(id)));
     }
-    println!("written: {live} documents live of {}, each as its last acknowledged change left it", expected.len());
-}
-
-fn id(hit: &Value) -> &str {
-    hit["_id"].as_str().unwrap()
-}
-
-fn same(versions: &mut Option<BTreeMap<String, u64>>, found: &[Value], leaf: usize) {
-    let these: BTreeMap<String, u64> =
-        found.iter().map(|hit| (id(hit).to_owned(), hit["_version"].as_u64().unwrap())).collect();
-    match versions {
-        Some(first) => assert_eq!(*first, these, "versions on leaf-{leaf} and leaf-0"),
-        None => *versions = Some(these),
-    }
+    findings.problems.extend(missing.iter().map(|id| format!("missing in {index}: {id}")));
+    (findings.found, findings.different) = (findings.acknowledged - missing.len(), different.len());
+    findings
 }
 
 /// All documents, from one leaf's replicas where it has any.

@@ -1,14 +1,10 @@
-//! The load through the work queue: files, tasks, and workers that are started again when they die.
+//! The load through the work queue: files, tasks and workers.
 
 use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
     time::Duration,
 };
 
@@ -86,58 +82,8 @@ pub async fn queue(cluster: &Cluster) -> Value {
     Value::Null
 }
 
-/// Worker processes, each started again a moment after it ends.
-pub struct Workers {
-    pids: Arc<Mutex<Vec<i32>>>,
-    stop: Arc<AtomicBool>,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
-}
-
-impl Workers {
-    pub fn start(url: &str, count: usize) -> Self {
-        let (pids, stop) = (Arc::new(Mutex::new(vec![0; count])), Arc::new(AtomicBool::new(false)));
-        let tasks = (0..count)
-            .map(|number| {
-                let (pids, stop, url) = (pids.clone(), stop.clone(), url.to_owned());
-                tokio::task::spawn_blocking(move || {
-                    while !stop.load(Ordering::Relaxed) {
-                        let mut worker = spawn(&url, number);
-                        pids.lock().unwrap()[number] = i32::try_from(worker.id()).unwrap();
-                        while worker.try_wait().unwrap().is_none() {
-                            if stop.load(Ordering::Relaxed) {
-                                let _ = worker.kill();
-                            }
-                            std::thread::sleep(Duration::from_millis(50));
-                        }
-                        pids.lock().unwrap()[number] = 0;
-                        std::thread::sleep(Duration::from_millis(200));
-                    }
-                })
-            })
-            .collect();
-        Self { pids, stop, tasks }
-    }
-
-    /// Those that run.
-    pub fn pids(&self) -> Vec<i32> {
-        self.pids.lock().unwrap().iter().copied().filter(|pid| *pid != 0).collect()
-    }
-
-    pub async fn stop(mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for task in self.tasks.drain(..) {
-            task.await.unwrap();
-        }
-    }
-}
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
-fn spawn(url: &str, number: usize) -> Child {
+/// Starts a worker.
+pub fn spawn(url: &str, number: usize) -> Child {
     Command::new(TRAWL)
         .args(["--log", "warn", "worker", "--cluster", url, "--concurrency", "2", "--claim-time", "3s"])
         .args(["--name", &format!("worker-{number}")])
