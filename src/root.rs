@@ -34,6 +34,10 @@ pub struct Args {
     #[arg(long, env = "TRAWL_NAME", value_name = "NAME")]
     pub name: Option<String>,
 
+    /// Failure zone of this process
+    #[arg(long, env = "TRAWL_ZONE", value_name = "ZONE")]
+    pub zone: Option<String>,
+
     #[command(flatten)]
     pub limits: crate::limits::LimitArgs,
 }
@@ -44,6 +48,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let name = name_or_host(args.name);
     let mut config = Config::new(name.as_str(), args.http);
     config.http_advertise = args.http_advertised;
+    config.zone = args.zone;
     let mut options = EngineOptions::default();
     args.limits.apply(&mut config, &mut options);
     let engine = trawl_cluster::connect(&args.cluster, &options)

@@ -33,6 +33,8 @@ async fn idle(engine: Engine, shards: Vec<ShardKey>) -> Result<(), Box<dyn std::
         zone: None,
         version: String::new(),
         started_ms: 0,
+        protocol: 1,
+        capacity_bytes: None,
     };
     let _viewer = Viewer::start(engine.store.clone(), LEASE_TIME, shutdown.clone());
     let _member = Membership::register(engine.store.clone(), record, LEASE_TIME, shutdown).await?;

@@ -9,10 +9,16 @@
 //! assignment/UID/SHARD             AssignmentRecord   which leaves hold the shard; written by the leader
 //! serving/UID/SHARD/LEAF           ServingRecord      written by the leaf when it has caught up
 //! skip/UID/SHARD/INCARNATION/SEQ   SkipRecord         an operation that no replica applies; written by the leader
+//! drain/LEAF                       DrainRecord        a wish: this leaf is to hold nothing; written by any root
+//! move/UID/SHARD/FROM              MoveRecord         a wish: this replica is to go elsewhere; written by any root,
+//!                                                     removed by the leader once it acts on it
 //! ```
 
 use serde::{Deserialize, Serialize};
 use trawl_proto::{Epoch, Generation, IndexUid, NodeName, ShardKey};
+
+/// Version of messages and records that this build speaks.
+pub const PROTOCOL: u32 = 1;
 
 /// An index's definition. Versioned by `format`; fields are only ever added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +46,10 @@ pub struct IndexRecord {
     /// milliseconds; `None` for no limit.
     #[serde(default)]
     pub log_age_max_ms: Option<u64>,
+    /// How long a leaf may be missing before its replicas of this index are replaced, in milliseconds;
+    /// `None`: as long as the leader was told.
+    #[serde(default)]
+    pub replace_after_ms: Option<u64>,
 }
 
 impl IndexRecord {
@@ -76,12 +86,23 @@ pub struct NodeRecord {
     pub grpc: String,
     /// `host:port` of its HTTP server; roots only.
     pub http: Option<String>,
-    /// Failure zone; leaves only.
+    /// Failure zone: what is likely to fail at once.
     pub zone: Option<String>,
     /// Software version.
     pub version: String,
+    /// Version of messages and records that it speaks; 1 where none is written.
+    #[serde(default = "first_protocol")]
+    pub protocol: u32,
+    /// Bytes that its replicas may take on disk; leaves only, `None` where that is not known.
+    #[serde(default)]
+    pub capacity_bytes: Option<u64>,
     /// Milliseconds since the epoch, by the node's clock; for display only.
     pub started_ms: u64,
+}
+
+/// The protocol of records that do not name theirs.
+fn first_protocol() -> u32 {
+    1
 }
 
 /// The right to lead. Written by the holder, or by who takes over from it.
@@ -121,6 +142,16 @@ pub struct AssignmentRecord {
     pub format: u32,
     /// The leaves, by name; never twice the same.
     pub leaves: Vec<NodeName>,
+    /// Those of `leaves` that go as soon as enough of the others serve.
+    #[serde(default)]
+    pub leaving: Vec<NodeName>,
+}
+
+impl AssignmentRecord {
+    /// The leaves that are to stay.
+    pub fn staying(&self) -> impl Iterator<Item = &NodeName> {
+        self.leaves.iter().filter(|leaf| !self.leaving.contains(leaf))
+    }
 }
 
 /// A replica that answers queries. Written by the leaf that holds it.
@@ -143,6 +174,28 @@ pub struct SkipRecord {
     pub reason: String,
 }
 
+/// An operator's wish that a leaf hold nothing. Written by any root, without a fence; stands until it
+/// is taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainRecord {
+    /// Format of this record; 1.
+    pub format: u32,
+    /// Since when: milliseconds since the epoch, by the root's clock; for display only.
+    pub since_ms: u64,
+}
+
+/// An operator's wish that one replica go to another leaf. Written by any root, without a fence; the
+/// leader removes it in the commit by which it acts on it, or when it cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveRecord {
+    /// Format of this record; 1.
+    pub format: u32,
+    /// The leaf to go to.
+    pub to: NodeName,
+    /// Since when: milliseconds since the epoch, by the root's clock; for display only.
+    pub since_ms: u64,
+}
+
 /// The keys of the store.
 pub mod keys {
     use super::*;
@@ -159,6 +212,10 @@ pub mod keys {
     pub const SERVING: &str = "serving/";
     /// Prefix of all skipped operations.
     pub const SKIPS: &str = "skip/";
+    /// Prefix of all drained leaves.
+    pub const DRAINS: &str = "drain/";
+    /// Prefix of all wished moves.
+    pub const MOVES: &str = "move/";
     /// Prefix of the lease's two records.
     pub const LEASES: &str = "lease/";
     /// The lease of the leader.
@@ -197,5 +254,50 @@ pub mod keys {
     /// Key of a skipped operation.
     pub fn skip(shard: &ShardKey, at: Generation) -> String {
         format!("{SKIPS}{shard}/{}/{}", at.incarnation, at.seq)
+    }
+
+    /// Key of a leaf's drain.
+    pub fn drain(leaf: &NodeName) -> String {
+        format!("{DRAINS}{leaf}")
+    }
+
+    /// Key of the move of a shard's replica away from a leaf; `move` is a word of the language.
+    pub fn move_from(shard: &ShardKey, from: &NodeName) -> String {
+        format!("{MOVES}{shard}/{from}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn records_from_before_a_field_can_be_read() {
+        let assignment: AssignmentRecord = serde_json::from_str(r#"{"format":1,"leaves":["a","b"]}"#).unwrap();
+        assert_eq!(assignment.leaving, Vec::new());
+        assert_eq!(assignment.staying().count(), 2);
+
+        let node = r#"{"format":1,"name":"a","role":"leaf","process":"p","counter":7,"grpc":"h:1","http":null,
+                       "zone":null,"version":"0.1.0","started_ms":0}"#;
+        let node: NodeRecord = serde_json::from_str(node).unwrap();
+        assert_eq!((node.protocol, node.capacity_bytes), (1, None));
+
+        let index = r#"{"format":1,"name":"i","uid":"u","shards":1,"replicas":1,"refresh_interval_ms":null,
+                        "mapping_version":1,"created_ms":0}"#;
+        let index: IndexRecord = serde_json::from_str(index).unwrap();
+        assert_eq!((index.replace_after_ms, index.log_age_max_ms), (None, None));
+    }
+
+    #[test]
+    fn an_earlier_version_can_read_what_is_written_now() {
+        #[derive(Deserialize)]
+        struct Earlier {
+            format: u32,
+            leaves: Vec<NodeName>,
+        }
+        let record = AssignmentRecord { format: 1, leaves: vec!["a".into()], leaving: vec!["a".into()] };
+        let earlier: Earlier = serde_json::from_slice(&serde_json::to_vec(&record).unwrap()).unwrap();
+        assert_eq!((earlier.format, earlier.leaves), (1, record.leaves));
     }
 }

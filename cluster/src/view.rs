@@ -7,7 +7,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +45,10 @@ pub struct View {
     pub serving: HashMap<ShardKey, Vec<NodeName>>,
     /// Operations that no replica applies, by place, and why. A shard without any has no entry.
     pub skips: HashMap<ShardKey, Arc<BTreeMap<Generation, Arc<str>>>>,
+    /// Leaves that are to hold nothing, whether they are registered or not.
+    pub drains: BTreeSet<NodeName>,
+    /// Replicas that are to go: the shard, the leaf it is on, and the leaf to go to.
+    pub moves: BTreeMap<(ShardKey, NodeName), NodeName>,
     /// Who leads; `None` when nobody does or the holder's counter stands still.
     pub leader: Option<Leader>,
     /// The store's revision when this picture was made. It may lag behind [`Viewer::at_least`] by

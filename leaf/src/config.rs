@@ -23,6 +23,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Failure zone.
     pub zone: Option<String>,
+    /// Bytes that replicas may take on disk, for the leader; `None` where that is not known.
+    pub capacity_bytes: Option<u64>,
 
     /// Threads that search. Default: the number of cores.
     pub search_threads: usize,
@@ -109,6 +111,7 @@ impl Config {
             grpc_advertised: None,
             data_dir: data_dir.into(),
             zone: None,
+            capacity_bytes: None,
             search_threads: cores,
             search_queue_max: 1_000,
             pins_max: 10_000,

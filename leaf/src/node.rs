@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use trawl_cluster::catalog::{NodeRecord, Role, ServingRecord, keys};
+use trawl_cluster::catalog::{NodeRecord, PROTOCOL, Role, ServingRecord, keys};
 use trawl_cluster::store::{Revision, Write};
 use trawl_cluster::{Engine, Membership, View, Viewer};
 use trawl_data::mapping::Mapping;
@@ -110,6 +110,8 @@ impl LeafNode {
             zone: config.zone.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_ms: unix_ms(),
+            protocol: PROTOCOL,
+            capacity_bytes: config.capacity_bytes,
         };
         let viewer = Viewer::start(engine.store.clone(), config.lease_time, cluster.clone());
         let store = engine.store.clone();

@@ -158,6 +158,7 @@ mod tests {
                 created_ms: 0,
                 log_bytes_max: None,
                 log_age_max_ms: None,
+                replace_after_ms: None,
             };
             view.indices.insert((*name).to_owned(), Arc::new(record));
         }

@@ -14,6 +14,8 @@ pub struct Config {
     pub http: SocketAddr,
     /// What other nodes and people reach it under; `None`: the address it is bound to.
     pub http_advertise: Option<String>,
+    /// Failure zone; shown, and written down with its membership.
+    pub zone: Option<String>,
     /// How long a node's or leader's record may stand still before it counts as gone. Has to be the
     /// same in the whole cluster. Default 3 s.
     pub lease_time: Duration,
@@ -40,6 +42,7 @@ impl Config {
             name: name.into(),
             http,
             http_advertise: None,
+            zone: None,
             lease_time: Duration::from_secs(3),
             limits: HttpLimits::default(),
             search: SearchConfig::default(),

@@ -127,12 +127,13 @@ mod tests {
             created_ms: 0,
             log_bytes_max: None,
             log_age_max_ms: None,
+            replace_after_ms: None,
         };
         let mut view = View::default();
         for shard in record.shard_keys() {
             let leaves = vec![NodeName::from("leaf-0"), NodeName::from("leaf-1")];
             view.serving.insert(shard.clone(), leaves.clone());
-            view.assignments.insert(shard, Arc::new(AssignmentRecord { format: 1, leaves }));
+            view.assignments.insert(shard, Arc::new(AssignmentRecord { format: 1, leaves, leaving: Vec::new() }));
         }
         view.indices.insert("books".to_owned(), Arc::new(record));
         view

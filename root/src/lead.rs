@@ -173,7 +173,7 @@ impl Leader<'_> {
                 None => Guard::Absent(key.clone()),
             });
             tracing::info!(index = place.index, shard = shard.shard.number, leaves = ?shard.leaves, "assigned");
-            let record = AssignmentRecord { format: 1, leaves: shard.leaves };
+            let record = AssignmentRecord { format: 1, leaves: shard.leaves, leaving: Vec::new() };
             let value = serde_json::to_vec(&record).map_err(|error| Error::Corrupt(error.to_string()))?;
             writes.push(Write::Put(key, value.into()));
         }

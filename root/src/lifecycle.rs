@@ -55,6 +55,7 @@ pub(crate) async fn create(root: &Root, name: &str, index: CreateIndex, wait: Du
         created_ms: now_ms(),
         log_bytes_max: index.log_bytes_max,
         log_age_max_ms: index.log_age_max.map(|age| age.as_millis() as u64),
+        replace_after_ms: None,
     };
     let writes = [put_mapping_version(&record.uid, 1, &index.mapping)?, put_record(&record)?];
     let committed = commit(root, &[Guard::Absent(keys::index(name))], &writes).await;

@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use trawl_cluster::catalog::{NodeRecord, Role};
+use trawl_cluster::catalog::{NodeRecord, PROTOCOL, Role};
 use trawl_cluster::view::Viewer;
 use trawl_cluster::{Engine, Lease, Membership, lease};
 
@@ -153,8 +153,10 @@ fn node_record(config: &Config, http: SocketAddr) -> NodeRecord {
         counter: 0,
         grpc: String::new(),
         http: Some(config.http_advertise.clone().unwrap_or_else(|| http.to_string())),
-        zone: None,
+        zone: config.zone.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_ms: lifecycle::now_ms(),
+        protocol: PROTOCOL,
+        capacity_bytes: None,
     }
 }

@@ -9,7 +9,10 @@ use tokio::time::Instant;
 use trawl_proto::{Generation, Incarnation, IndexUid, NodeName, Seq, ShardKey};
 
 use super::{Leader, Node, View};
-use crate::catalog::{AssignmentRecord, IndexRecord, LeaseRecord, NodeRecord, Role, ServingRecord, SkipRecord, keys};
+use crate::catalog::{
+    AssignmentRecord, DrainRecord, IndexRecord, LeaseRecord, MoveRecord, NodeRecord, Role, ServingRecord, SkipRecord,
+    keys,
+};
 use crate::store::{Change, Entry, Revision, Update};
 
 /// The picture in the making, and what has to be remembered to keep it current.
@@ -43,6 +46,8 @@ enum Key<'a> {
     Assignment(ShardKey),
     Serving(ShardKey, NodeName),
     Skip(ShardKey, Generation),
+    Drain(NodeName),
+    Move(ShardKey, NodeName),
     Lease,
     Other,
 }
@@ -171,6 +176,12 @@ impl ViewState {
                 let skips = self.view.skips.entry(shard).or_default();
                 Arc::make_mut(skips).insert(at, record.reason.into());
             }),
+            Some(Key::Drain(leaf)) => decode::<DrainRecord>(&entry).map(|_| {
+                self.view.drains.insert(leaf);
+            }),
+            Some(Key::Move(shard, from)) => decode::<MoveRecord>(&entry).map(|record| {
+                self.view.moves.insert((shard, from), record.to);
+            }),
             Some(Key::Other) => Some(()),
             None => None,
         };
@@ -226,6 +237,12 @@ impl ViewState {
                         self.view.skips.remove(&shard);
                     }
                 }
+            }
+            Some(Key::Drain(leaf)) => {
+                self.view.drains.remove(&leaf);
+            }
+            Some(Key::Move(shard, from)) => {
+                self.view.moves.remove(&(shard, from));
             }
             Some(Key::Lease) => {
                 self.lease = None;
@@ -366,6 +383,14 @@ fn parse_key(key: &str) -> Option<Key<'_>> {
         let incarnation = Incarnation(parts.next()?.parse().ok()?);
         let number = parts.next()?.parse().ok()?;
         return Some(Key::Skip(ShardKey::new(parts.next()?, number), Generation { incarnation, seq }));
+    }
+    if let Some(leaf) = key.strip_prefix(keys::DRAINS) {
+        return Some(Key::Drain(leaf.into()));
+    }
+    if let Some(rest) = key.strip_prefix(keys::MOVES) {
+        let (uid, rest) = rest.split_once('/')?;
+        let (number, from) = rest.split_once('/')?;
+        return Some(Key::Move(ShardKey::new(uid, number.parse().ok()?), from.into()));
     }
     Some(Key::Other)
 }

@@ -11,7 +11,10 @@ use trawl_proto::{Epoch, Generation, Incarnation, NodeName, Seq, ShardKey};
 
 use super::{View, Viewer};
 use crate::Store;
-use crate::catalog::{AssignmentRecord, IndexRecord, LeaseRecord, NodeRecord, Role, ServingRecord, SkipRecord, keys};
+use crate::catalog::{
+    AssignmentRecord, DrainRecord, IndexRecord, LeaseRecord, MoveRecord, NodeRecord, Role, ServingRecord, SkipRecord,
+    keys,
+};
 use crate::membership::Membership;
 use crate::memory::SharedStore;
 use crate::store::{Revision, Write};
@@ -34,6 +37,8 @@ fn node(role: Role, name: &str, process: &str, counter: u64) -> NodeRecord {
         zone: None,
         version: "0".into(),
         started_ms: 0,
+        protocol: 1,
+        capacity_bytes: None,
     }
 }
 
@@ -53,6 +58,7 @@ fn index(name: &str, uid: &str) -> IndexRecord {
         created_ms: 0,
         log_bytes_max: None,
         log_age_max_ms: None,
+        replace_after_ms: None,
     }
 }
 
@@ -84,7 +90,7 @@ impl Setup {
 async fn serving_are_those_who_vouch_are_assigned_and_still_run() {
     let setup = Setup::new().await;
     let shard = ShardKey::new("u", 1);
-    let assigned = AssignmentRecord { format: 1, leaves: vec!["b".into(), "a".into()] };
+    let assigned = AssignmentRecord { format: 1, leaves: vec!["b".into(), "a".into()], leaving: Vec::new() };
     let vouch = |leaf: &str, process: &str| {
         put(keys::serving(&shard, &leaf.into()), &ServingRecord { format: 1, process: process.into() })
     };
@@ -245,4 +251,26 @@ async fn skipped_operations_come_and_go_by_shard() {
     let view = setup.commit(&[Write::Delete(skip(&shard, 7)), Write::Delete(skip(&other, 1))]).await;
     assert_eq!(view.skips[&shard].keys().copied().collect::<Vec<_>>(), [at(9)]);
     assert!(!view.skips.contains_key(&other));
+}
+
+#[tokio::test(start_paused = true)]
+async fn wishes_stand_until_they_are_taken_back() {
+    let setup = Setup::new().await;
+    let (shard, other) = (ShardKey::new("u1", 3), ShardKey::new("u1", 4));
+    let to = |leaf: &str| MoveRecord { format: 1, to: leaf.into(), since_ms: 1 };
+    let view = setup
+        .commit(&[
+            put(keys::drain(&"a".into()), &DrainRecord { format: 1, since_ms: 1 }),
+            put(keys::move_from(&shard, &"b".into()), &to("c")),
+            put(keys::move_from(&other, &"b".into()), &to("d")),
+        ])
+        .await;
+    assert_eq!(view.drains, ["a".into()].into());
+    assert_eq!(view.moves, [((shard.clone(), "b".into()), "c".into()), ((other, "b".into()), "d".into())].into());
+    assert_eq!(view.revision_of("move/u1/3/b"), Some(view.revision));
+    let broken = Write::Put("move/u1/x/b".into(), "?".into());
+    let view = setup.commit(&[Write::Delete(keys::drain(&"a".into())), broken]).await;
+    assert!(view.drains.is_empty() && view.moves.len() == 2);
+    let view = setup.commit(&[Write::Delete(keys::move_from(&shard, &"b".into()))]).await;
+    assert_eq!(view.moves.len(), 1);
 }

@@ -156,6 +156,7 @@ mod tests {
             created_ms: 0,
             log_bytes_max: None,
             log_age_max_ms: None,
+            replace_after_ms: None,
         };
         HashMap::from([("books".to_owned(), Ok(Arc::new(record)))])
     }

@@ -34,9 +34,10 @@ impl Cluster {
             created_ms: 0,
             log_bytes_max: None,
             log_age_max_ms: None,
+            replace_after_ms: None,
         };
         let mapping = json!({"properties": {"title": {"type": "text"}, "n": {"type": "long"}}});
-        let assignment = AssignmentRecord { format: 1, leaves: vec!["leaf-0".into()] };
+        let assignment = AssignmentRecord { format: 1, leaves: vec!["leaf-0".into()], leaving: Vec::new() };
         let put = |key: String, value: Vec<u8>| Write::Put(key, value.into());
         let mut writes = vec![
             put(keys::index(name), serde_json::to_vec(&record).unwrap()),

@@ -55,7 +55,11 @@ impl Pair {
     }
 
     async fn assign(&self, leaves: &[&str]) {
-        let record = AssignmentRecord { format: 1, leaves: leaves.iter().map(|name| (*name).into()).collect() };
+        let record = AssignmentRecord {
+            format: 1,
+            leaves: leaves.iter().map(|name| (*name).into()).collect(),
+            leaving: Vec::new(),
+        };
         let put = Write::Put(keys::assignment(&self.shard), serde_json::to_vec(&record).unwrap().into());
         self.cluster.engine.store.commit(&[], &[put]).await.unwrap();
     }

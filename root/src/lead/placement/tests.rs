@@ -21,6 +21,7 @@ fn record(name: &str, shards: u32, replicas: u32) -> Arc<IndexRecord> {
         created_ms: 0,
         log_bytes_max: None,
         log_age_max_ms: None,
+        replace_after_ms: None,
     })
 }
 
@@ -36,6 +37,8 @@ fn leaf(name: &str, zone: Option<&str>, alive: bool) -> Node {
         zone: zone.map(str::to_owned),
         version: String::new(),
         started_ms: 0,
+        protocol: 1,
+        capacity_bytes: None,
     };
     Node { record, alive }
 }
@@ -46,7 +49,10 @@ fn loads(leaves: &[Node], assignments: &[(ShardKey, Vec<NodeName>)]) -> Loads {
         view.nodes.insert((Role::Leaf, node.record.name.clone()), node.clone());
     }
     for (shard, leaves) in assignments {
-        view.assignments.insert(shard.clone(), Arc::new(AssignmentRecord { format: 1, leaves: leaves.clone() }));
+        view.assignments.insert(
+            shard.clone(),
+            Arc::new(AssignmentRecord { format: 1, leaves: leaves.clone(), leaving: Vec::new() }),
+        );
     }
     Loads::of(&view)
 }
@@ -94,7 +100,7 @@ fn missing_replicas_are_added_when_leaves_join() {
     let record = record("a", 1, 1);
     let shard = ShardKey { index_uid: record.uid.clone(), number: 0 };
     let mut view = View::default();
-    let assignment = AssignmentRecord { format: 1, leaves: vec!["leaf-0".into()] };
+    let assignment = AssignmentRecord { format: 1, leaves: vec!["leaf-0".into()], leaving: Vec::new() };
     view.assignments.insert(shard.clone(), Arc::new(assignment));
     let nodes = [leaf("leaf-0", None, true), leaf("leaf-1", None, true)];
     let place = place_shard(&view, &record, shard.clone(), &mut loads(&nodes, &[]));
@@ -119,7 +125,7 @@ fn what_is_left_of_a_deleted_index_is_removed() {
     let mut view = View::default();
     assert_eq!(decide(&view), []);
     view.mappings.insert(("gone".into(), 1), bytes::Bytes::new());
-    let assignment = AssignmentRecord { format: 1, leaves: vec!["leaf-0".into()] };
+    let assignment = AssignmentRecord { format: 1, leaves: vec!["leaf-0".into()], leaving: Vec::new() };
     view.assignments.insert(ShardKey::new("gone", 0), Arc::new(assignment));
     let expected = Step::Remove { index_uid: "gone".into(), shards: vec![ShardKey::new("gone", 0)] };
     assert_eq!(decide(&view), [expected]);

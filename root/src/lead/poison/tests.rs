@@ -28,6 +28,8 @@ fn leaf(name: &str, alive: bool) -> Node {
         zone: None,
         version: String::new(),
         started_ms: 0,
+        protocol: 1,
+        capacity_bytes: None,
     };
     Node { record, alive }
 }
@@ -39,7 +41,7 @@ fn view() -> View {
         view.nodes.insert((Role::Leaf, name.into()), leaf(name, true));
     }
     let leaves = vec!["a".into(), "b".into()];
-    view.assignments.insert(shard(), Arc::new(AssignmentRecord { format: 1, leaves }));
+    view.assignments.insert(shard(), Arc::new(AssignmentRecord { format: 1, leaves, leaving: Vec::new() }));
     view
 }
 
