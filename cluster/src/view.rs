@@ -26,25 +26,26 @@ use crate::store::Revision;
 /// How long to wait before an unreachable engine is asked again whether a node lives.
 const CONFIRM_PAUSE: Duration = Duration::from_millis(250);
 
-/// Everything in the store as of one revision.
+/// Everything in the store as of one revision. Ordered throughout, so that whoever goes through it takes the same
+/// steps every time.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     /// Index definitions by name.
     pub indices: BTreeMap<String, Arc<IndexRecord>>,
     /// The same by uid.
-    pub uids: HashMap<IndexUid, Arc<IndexRecord>>,
+    pub uids: BTreeMap<IndexUid, Arc<IndexRecord>>,
     /// All mapping versions of all indices, as JSON.
-    pub mappings: HashMap<(IndexUid, u64), Bytes>,
+    pub mappings: BTreeMap<(IndexUid, u64), Bytes>,
     /// All registered processes.
     pub nodes: BTreeMap<(Role, NodeName), Node>,
     /// Which leaves hold a shard.
-    pub assignments: HashMap<ShardKey, Arc<AssignmentRecord>>,
+    pub assignments: BTreeMap<ShardKey, Arc<AssignmentRecord>>,
     /// Which leaves answer for a shard, sorted: those that vouch for it, are assigned, and still run
     /// the process that vouched. Whether they are alive is not considered. A shard without any has
     /// no entry.
-    pub serving: HashMap<ShardKey, Vec<NodeName>>,
+    pub serving: BTreeMap<ShardKey, Vec<NodeName>>,
     /// Operations that no replica applies, by place, and why. A shard without any has no entry.
-    pub skips: HashMap<ShardKey, Arc<BTreeMap<Generation, Arc<str>>>>,
+    pub skips: BTreeMap<ShardKey, Arc<BTreeMap<Generation, Arc<str>>>>,
     /// Leaves that are to hold nothing, whether they are registered or not.
     pub drains: BTreeSet<NodeName>,
     /// Replicas that are to go: the shard, the leaf it is on, and the leaf to go to.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use trawl_proto::NodeName;
 
+pub use crate::leaf_client::{Connect, Connection};
+
 /// Settings of one root process.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -204,6 +206,8 @@ impl Default for ByQueryConfig {
 /// How leaves are talked to.
 #[derive(Clone, Debug)]
 pub struct LeavesConfig {
+    /// The network; default TCP.
+    pub connect: Connect,
     /// To connect. Default 500 ms.
     pub connect_timeout: Duration,
     /// Between two HTTP/2 pings. Default 2 s.
@@ -221,6 +225,7 @@ pub struct LeavesConfig {
 impl Default for LeavesConfig {
     fn default() -> Self {
         Self {
+            connect: Connect::default(),
             connect_timeout: Duration::from_millis(500),
             keep_alive_interval: Duration::from_secs(2),
             keep_alive_timeout: Duration::from_secs(2),

@@ -45,6 +45,7 @@ pub(crate) async fn run(
                 Some(epoch) => {
                     let leader = Leader { root: &root, fence: &fence, epoch };
                     tokio::select! {
+                        biased;
                         () = leader.lead() => {}
                         () = repair::run(&root, epoch) => {}
                     }
@@ -53,6 +54,7 @@ pub(crate) async fn run(
             }
         };
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => break,
             changed = leading.changed() => if changed.is_err() { break },
             () = lead => {
@@ -103,8 +105,9 @@ impl Leader<'_> {
                     continue;
                 }
             }
+            // What has its time comes first, so that a view that changes all the time does not put it off.
             tokio::select! {
-                changed = views.changed() => if changed.is_err() { std::future::pending().await },
+                biased;
                 () = tokio::time::sleep_until(poison_at) => {
                     if let Err(error) = self.skip_poison().await {
                         if matches!(error, Error::Fenced { .. }) { return }
@@ -138,6 +141,7 @@ impl Leader<'_> {
                     }
                     fields_at = Instant::now() + self.root.config.lead.fields_interval;
                 }
+                changed = views.changed() => if changed.is_err() { std::future::pending().await },
             }
         }
     }

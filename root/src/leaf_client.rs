@@ -9,10 +9,11 @@ mod connection;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 use trawl_cluster::catalog::NodeRecord;
@@ -20,7 +21,7 @@ use trawl_cluster::view::{View, Viewer};
 use trawl_proto::v1::failure::Kind;
 use trawl_proto::{NodeName, failure, failure_from_status, v1};
 
-pub use self::connection::ConnectionState;
+pub use self::connection::{Connect, Connection, ConnectionState};
 use self::connection::{Connector, Watched};
 use crate::config::LeavesConfig;
 
@@ -82,6 +83,7 @@ impl LeafClients {
                 }
             };
             tokio::select! {
+                biased;
                 () = again => {}
                 changed = views.changed() => if changed.is_err() { std::future::pending().await },
             }
@@ -141,7 +143,11 @@ impl LeafClient {
             .http2_keep_alive_interval(config.keep_alive_interval)
             .keep_alive_timeout(config.keep_alive_timeout)
             .keep_alive_while_idle(true)
-            .connect_with_connector_lazy(Connector::new(connection.clone(), config.connect_timeout));
+            .connect_with_connector_lazy(Connector::new(
+                config.connect.clone(),
+                connection.clone(),
+                config.connect_timeout,
+            ));
         Some(Self {
             name: record.name.clone(),
             process: record.process.clone(),

@@ -3,7 +3,8 @@
 //! In reading order: what goes in and out ([`request`], [`error`]), the operations ([`Root`]), the way
 //! of a query (`search`, `plan`, `statistics`, `scatter`, `leaf_client`, [`gather`], `fetch`), of a
 //! write (`ingest`, `refresh`), of an index (`catalog`, `lifecycle`, `fields`), what is seen from
-//! outside (`health`, `status`, `metrics`), the leader (`lead`), and the process ([`node`]).
+//! outside (`health`, `status`, `metrics`), the leader (`lead`), its part in the cluster ([`member`]), and the process
+//! ([`node`]).
 
 pub mod error;
 pub mod request;
@@ -45,6 +46,7 @@ pub mod aggregation;
 pub mod config;
 
 pub mod http;
+pub mod member;
 pub mod node;
 
 pub use config::Config;

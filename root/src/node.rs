@@ -8,15 +8,14 @@ use std::time::Duration;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use trawl_cluster::Engine;
 use trawl_cluster::catalog::{NodeRecord, PROTOCOL, Role};
-use trawl_cluster::view::Viewer;
-use trawl_cluster::{Engine, Lease, Membership, lease};
 
 use crate::config::Config;
 use crate::http::{parse_query, router, server};
+use crate::member::Member;
 use crate::root::Root;
-use crate::{by_query, lead, lifecycle};
+use crate::{by_query, lifecycle};
 
 /// How long giving back the lease and leaving the membership may take.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -48,17 +47,10 @@ pub enum Error {
 
 /// A started root.
 pub struct RootNode {
-    root: Arc<Root>,
+    member: Member,
     metrics: Arc<Registry>,
     listener: TcpListener,
     http_addr: SocketAddr,
-    membership: Membership,
-    lease: Lease,
-    tasks: TaskTracker,
-    /// Ends leading and membership, first.
-    leave: CancellationToken,
-    /// Ends everything else, last.
-    stop: CancellationToken,
 }
 
 impl RootNode {
@@ -75,24 +67,13 @@ impl RootNode {
         let listening = TcpListener::bind(address).await;
         let listener = listening.map_err(|source| Error::Listen { address, source })?;
         let http_addr = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
-        let (leave, stop) = (CancellationToken::new(), CancellationToken::new());
-        let viewer = Viewer::start(engine.store.clone(), config.lease_time, stop.clone());
         let record = node_record(&config, http_addr);
-        let process = record.process.clone();
-        let membership = Membership::register(engine.store.clone(), record, config.lease_time, leave.clone());
-        let membership = membership.await.map_err(Error::Register)?;
         let mut registry = Registry::default();
-        let root = Arc::new(Root::new(config, engine.clone(), viewer.clone(), &mut registry));
-        let candidate = lease::Config { name: root.config.name.clone(), process, lease_time: root.config.lease_time };
-        let lease = Lease::run(engine.store, candidate, leave.clone());
-        let tasks = TaskTracker::new();
-        tasks.spawn(lead::run(root.clone(), lease.leading(), lease.fence(), leave.clone()));
-        tasks.spawn(by_query::worker::run(root.clone(), parse_query, leave.clone()));
-        let connected = root.clone();
-        let keep_connected = async move { connected.leaves.keep_connected(&connected.viewer).await };
-        tasks.spawn(stop.clone().run_until_cancelled_owned(keep_connected));
-        let _ = tokio::time::timeout(FIRST_VIEW_TIMEOUT, viewer.ready()).await;
-        Ok(Self { root, metrics: Arc::new(registry), listener, http_addr, membership, lease, tasks, leave, stop })
+        let member = Member::start(config, record, engine, &mut registry).await.map_err(Error::Register)?;
+        let root = member.root().clone();
+        member.tasks().spawn(by_query::worker::run(root.clone(), parse_query, member.leave_token().clone()));
+        let _ = tokio::time::timeout(FIRST_VIEW_TIMEOUT, root.viewer.ready()).await;
+        Ok(Self { member, metrics: Arc::new(registry), listener, http_addr })
     }
 
     /// Where HTTP is served.
@@ -102,7 +83,7 @@ impl RootNode {
 
     /// The operations, for use without HTTP.
     pub fn root(&self) -> Arc<Root> {
-        self.root.clone()
+        self.member.root().clone()
     }
 
     /// Serves until `shutdown`.
@@ -115,31 +96,29 @@ impl RootNode {
     /// # Errors
     /// When the server breaks, or another process takes this root's name.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let ending = self.leave.clone();
-        let limits = self.root.config.limits.clone();
-        let app = router(self.root.clone(), self.metrics.clone(), limits.clone());
-        let refusals = self.root.metrics.refusals.clone();
+        let root = self.member.root();
+        let ending = self.member.leave_token().clone();
+        let limits = root.config.limits.clone();
+        let app = router(root.clone(), self.metrics.clone(), limits.clone());
+        let refusals = root.metrics.refusals.clone();
         let server = server::serve(self.listener, app, limits, refusals, ending.clone());
         tokio::pin!(server);
         let served = tokio::select! {
             served = &mut server => served.map_err(Error::Serve),
-            () = self.membership.replaced() => Err(Error::Replaced),
+            () = self.member.replaced() => Err(Error::Replaced),
             () = shutdown.cancelled() => Ok(()),
         };
         ending.cancel();
         let drained = async {
             if served.is_ok() {
-                let _ = tokio::time::timeout(self.root.config.shutdown_grace, &mut server).await;
+                let _ = tokio::time::timeout(root.config.shutdown_grace, &mut server).await;
             }
         };
         let left = async {
-            let left = async { tokio::join!(self.membership.stopped(), self.lease.stopped()) };
-            let _ = tokio::time::timeout(LEAVE_TIMEOUT, left).await;
+            let _ = tokio::time::timeout(LEAVE_TIMEOUT, self.member.leave()).await;
         };
         tokio::join!(drained, left);
-        self.stop.cancel();
-        self.tasks.close();
-        let _ = tokio::time::timeout(LEAVE_TIMEOUT, self.tasks.wait()).await;
+        let _ = tokio::time::timeout(LEAVE_TIMEOUT, self.member.stop()).await;
         served
     }
 }

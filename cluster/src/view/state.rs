@@ -27,7 +27,7 @@ pub(super) struct ViewState {
     beats: HashMap<String, Beat>,
     lease: Option<LeaseRecord>,
     /// Who vouches for a shard, counted or not.
-    vouchers: HashMap<ShardKey, BTreeMap<NodeName, ServingRecord>>,
+    vouchers: BTreeMap<ShardKey, BTreeMap<NodeName, ServingRecord>>,
 }
 
 /// A counter as last seen.
@@ -62,7 +62,7 @@ impl ViewState {
             keys: BTreeSet::new(),
             beats: HashMap::new(),
             lease: None,
-            vouchers: HashMap::new(),
+            vouchers: BTreeMap::new(),
         }
     }
 

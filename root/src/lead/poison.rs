@@ -29,7 +29,7 @@ struct Report {
 }
 
 /// What the live leaves say, by shard. A leaf that did not answer has no entry.
-type Reports = HashMap<ShardKey, BTreeMap<NodeName, Report>>;
+type Reports = BTreeMap<ShardKey, BTreeMap<NodeName, Report>>;
 
 /// An operation to have skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@
 //! behind the others, holds it no longer: it has to copy from another when it comes back. So a log is
 //! full only when no replica keeps up.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use trawl_cluster::Error;
 use trawl_cluster::shard_log::Head;
@@ -97,7 +97,7 @@ impl Trimmer {
 
 /// What the assigned leaves have committed of each shard, in the log's present incarnation.
 async fn committed(root: &Root, view: &View, due: &[(&ShardKey, Head)]) -> HashMap<(ShardKey, NodeName), Seq> {
-    let mut by_leaf: HashMap<&NodeName, Vec<String>> = HashMap::new();
+    let mut by_leaf: BTreeMap<&NodeName, Vec<String>> = BTreeMap::new();
     for (shard, _) in due {
         for leaf in view.assignments.get(shard).iter().flat_map(|assignment| &assignment.leaves) {
             by_leaf.entry(leaf).or_default().push(shard.index_uid.0.clone());

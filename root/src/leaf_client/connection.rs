@@ -1,8 +1,9 @@
 //! A connector that keeps an eye on its socket: the state of a leaf's connection is known when the
 //! kernel knows it, not when the next call fails.
 //!
-//! The only file of the root that opens connections.
+//! The only file of the root that opens connections, and the place where another network can be put under it ([`Connect`]).
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -70,16 +71,56 @@ impl Watched {
     }
 }
 
-/// Opens TCP connections with `TCP_NODELAY` and reports what becomes of them.
+/// How connections to `host` and `port` are opened: TCP with `TCP_NODELAY`, unless a test puts a simulated network in
+/// its place.
+#[derive(Clone)]
+pub struct Connect(Arc<dyn Fn(String, u16) -> BoxFuture<'static, io::Result<Connection>> + Send + Sync>);
+
+/// An open connection.
+pub type Connection = Box<dyn Wire>;
+
+/// Bytes both ways.
+pub trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+impl Connect {
+    /// Connections opened by `open`.
+    pub fn by<F>(open: impl Fn(String, u16) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = io::Result<Connection>> + Send + 'static,
+    {
+        Self(Arc::new(move |host, port| Box::pin(open(host, port))))
+    }
+}
+
+impl Default for Connect {
+    fn default() -> Self {
+        Self::by(|host, port| async move {
+            let stream = TcpStream::connect((host.as_str(), port)).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as Connection)
+        })
+    }
+}
+
+impl fmt::Debug for Connect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connect")
+    }
+}
+
+/// Opens connections and reports what becomes of them.
 #[derive(Clone)]
 pub(super) struct Connector {
+    connect: Connect,
     watched: Arc<Watched>,
     timeout: Duration,
 }
 
 impl Connector {
-    pub(super) fn new(watched: Arc<Watched>, timeout: Duration) -> Self {
-        Self { watched, timeout }
+    pub(super) fn new(connect: Connect, watched: Arc<Watched>, timeout: Duration) -> Self {
+        Self { connect, watched, timeout }
     }
 }
 
@@ -93,9 +134,9 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let Self { watched, timeout } = self.clone();
+        let Self { connect, watched, timeout } = self.clone();
         Box::pin(async move {
-            let stream = tokio::time::timeout(timeout, connect(&uri)).await;
+            let stream = tokio::time::timeout(timeout, open(&connect, &uri)).await;
             match stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(stream) => {
                     let number = watched.opened();
@@ -110,16 +151,14 @@ impl Service<Uri> for Connector {
     }
 }
 
-async fn connect(uri: &Uri) -> io::Result<TcpStream> {
+async fn open(connect: &Connect, uri: &Uri) -> io::Result<Connection> {
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+    (connect.0)(host.to_owned(), uri.port_u16().unwrap_or(80)).await
 }
 
 /// A stream whose end is noted. hyper drops it as soon as the connection is over for any reason.
 pub(super) struct WatchedStream {
-    stream: TcpStream,
+    stream: Connection,
     watched: Arc<Watched>,
     number: u64,
 }
@@ -180,7 +219,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri: Uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let watched = Arc::new(Watched::default());
-        let mut connector = Connector::new(watched.clone(), Duration::from_secs(1));
+        let mut connector = Connector::new(Connect::default(), watched.clone(), Duration::from_secs(1));
         assert_eq!(watched.state(), ConnectionState::Unknown);
 
         let first = connector.call(uri.clone()).await.unwrap();

@@ -57,7 +57,7 @@ fn reports(of: &[(&str, u64, Option<u64>)]) -> Reports {
         let poison = poison.map(|seq| (at(1, seq), "it panics".to_owned()));
         (NodeName::from(*leaf), Report { applied: at(1, *applied), poison })
     };
-    HashMap::from([(shard(), of.iter().map(report).collect())])
+    BTreeMap::from([(shard(), of.iter().map(report).collect())])
 }
 
 fn decided(view: &View, heads: &HashMap<ShardKey, Head>, of: &[(&str, u64, Option<u64>)]) -> Vec<Generation> {
