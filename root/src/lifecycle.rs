@@ -18,7 +18,7 @@ use trawl_proto::IndexUid;
 use crate::catalog;
 use crate::error::Error;
 use crate::health;
-use crate::request::{CreateIndex, Created};
+use crate::request::{ChangeIndex, CreateIndex, Created};
 use crate::root::Root;
 
 /// How often a commit that was lost to another is tried again.
@@ -102,13 +102,30 @@ pub(crate) async fn create_default(root: &Root, name: &str, wait: Duration) -> R
 
 /// Deletes indices, all or none.
 pub(crate) async fn delete(root: &Root, names: &[String]) -> Result<(), Error> {
+    rewrite(root, names, |record| Ok(Some(Write::Delete(keys::index(&record.name))))).await
+}
+
+/// Changes settings of indices, of all or of none. Roots and leaves go by their view of the record.
+pub(crate) async fn change(root: &Root, names: &[String], change: ChangeIndex) -> Result<(), Error> {
+    let changed = |record: &IndexRecord| {
+        let changed = change.apply(record);
+        (changed != *record).then(|| put_record(&changed)).transpose()
+    };
+    rewrite(root, names, changed).await
+}
+
+/// Commits what `write` makes of each index's record, if anything, guarded by the records it was made from.
+async fn rewrite<W>(root: &Root, names: &[String], write: W) -> Result<(), Error>
+where
+    W: Fn(&IndexRecord) -> Result<Option<Write>, Error>,
+{
     for _ in 0..ATTEMPTS_MAX {
         let mut guards = Vec::new();
         let mut writes = Vec::new();
         for name in names {
-            let (_, revision) = stored_record(root, name).await?;
+            let (record, revision) = stored_record(root, name).await?;
             guards.push(Guard::At(keys::index(name), revision));
-            writes.push(Write::Delete(keys::index(name)));
+            writes.extend(write(&record)?);
         }
         if writes.is_empty() {
             return Ok(());

@@ -224,6 +224,30 @@ pub struct CreateIndex {
     pub mapping: Mapping,
 }
 
+/// Settings of an index to be changed while it is used; `None` leaves one as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChangeIndex {
+    /// See [`CreateIndex::refresh_interval`].
+    pub refresh_interval: Option<Option<Duration>>,
+    /// See [`CreateIndex::log_bytes_max`].
+    pub log_bytes_max: Option<Option<u64>>,
+    /// See [`CreateIndex::log_age_max`].
+    pub log_age_max: Option<Option<Duration>>,
+}
+
+impl ChangeIndex {
+    /// The record of the index afterwards.
+    pub(crate) fn apply(&self, record: &IndexRecord) -> IndexRecord {
+        let ms = |time: Option<Duration>| time.map(|time| time.as_millis() as u64);
+        IndexRecord {
+            refresh_interval_ms: self.refresh_interval.map_or(record.refresh_interval_ms, ms),
+            log_bytes_max: self.log_bytes_max.unwrap_or(record.log_bytes_max),
+            log_age_max_ms: self.log_age_max.map_or(record.log_age_max_ms, ms),
+            ..record.clone()
+        }
+    }
+}
+
 /// What came of [`crate::Root::create_index`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Created {

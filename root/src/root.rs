@@ -213,6 +213,14 @@ impl Root {
         Ok(())
     }
 
+    /// Changes settings of all these indices or of none.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchIndex`].
+    pub async fn change_indices(&self, names: &[String], change: ChangeIndex) -> Result<(), Error> {
+        lifecycle::change(self, names, change).await
+    }
+
     /// Makes everything acknowledged so far visible on every serving replica.
     ///
     /// # Errors

@@ -12,9 +12,12 @@ use super::{
     json::{Json, Members, object},
     keys, render,
     respond::Answer,
-    settings::{self, Settings},
+    settings::{self, Change, Settings},
 };
-use crate::{error::Error, request::CreateIndex};
+use crate::{
+    error::Error,
+    request::{ChangeIndex, CreateIndex},
+};
 
 /// How long to wait for what the cluster has to do, if the request does not say.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -96,12 +99,40 @@ pub(crate) async fn exists(call: Call) -> Result<Answer, ApiError> {
 /// `GET /{index}/_settings`, `GET /_settings`
 pub(crate) async fn settings(call: Call) -> Result<Answer, ApiError> {
     let flat = call.params.flag("flat_settings")?.unwrap_or(false);
+    let with_defaults = call.params.flag("include_defaults")?.unwrap_or(false);
     let mut shown = Members::new();
     for name in call.indices()? {
-        let view = call.root().index_view(&name).await?;
-        shown.push((name, object! { "settings" => settings::shown(&view.record, flat) }));
+        let view = call.root().index_view_latest(&name).await?;
+        let mut index = vec![("settings".to_owned(), settings::shown(&view.record, flat))];
+        if with_defaults {
+            index.push(("defaults".to_owned(), settings::defaults(&view.record, flat)));
+        }
+        shown.push((name, Json::Object(index)));
     }
     Ok(Answer::ok(Json::Object(shown)))
+}
+
+/// `PUT /{index}/_settings`, `PUT /_settings`
+pub(crate) async fn put_settings(call: Call) -> Result<Answer, ApiError> {
+    let Some(body) = call.json()? else {
+        return Err(Error::invalid("parse_exception", "request body is required").into());
+    };
+    let Change { change, fixed } = Change::parse(&body)?;
+    let names = call.indices()?;
+    if !fixed.is_empty() {
+        let mut open = Vec::new();
+        for name in &names {
+            open.push(format!("[{name}/{}]", call.root().index_view(name).await?.record.uid));
+        }
+        let (fixed, open) = (fixed.join(", "), open.join(", "));
+        return Err(illegal(format!("Can't update non dynamic settings [[{fixed}]] for open indices [{open}]")).into());
+    }
+    if change == ChangeIndex::default() {
+        let reason = "Validation Failed: 1: no settings to update;";
+        return Err(Error::invalid("action_request_validation_exception", reason).into());
+    }
+    call.root().change_indices(&names, change).await?;
+    Ok(Answer::ok(object! { "acknowledged" => true }))
 }
 
 /// `DELETE /{index}`

@@ -52,6 +52,7 @@ macro_rules! route {
 /// Rows with a fixed segment stand before those with a placeholder at the same place.
 static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
     let admin: &[&[&str]] = &[&["timeout", "master_timeout", "wait_for_active_shards"], call::INDEX_PARAMS];
+    let changed: &[&[&str]] = &[&["timeout", "master_timeout", "flat_settings"], call::INDEX_PARAMS];
     let shown: &[&[&str]] =
         &[&["master_timeout", "local", "flat_settings", "include_defaults", "features"], call::INDEX_PARAMS];
     vec![
@@ -117,6 +118,8 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
         route!(PUT_POST, "/{}/_mappings", admin, body: true, mapping::put),
         route!(GET, "/_settings", shown, body: false, index::settings),
         route!(GET, "/{}/_settings", shown, body: false, index::settings),
+        route!(PUT, "/_settings", changed, body: true, index::put_settings),
+        route!(PUT, "/{}/_settings", changed, body: true, index::put_settings),
         route!(POST, "/{}/_doc", document::WRITE_PARAMS, body: true, document::add),
         route!(GET_HEAD, "/{}/_doc/{}", document::GET_PARAMS, body: false, document::get),
         route!(PUT_POST, "/{}/_doc/{}", document::WRITE_PARAMS, body: true, document::put),

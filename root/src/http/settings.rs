@@ -9,7 +9,7 @@ use super::{
     json::{Json, Members, object},
     keys, params,
 };
-use crate::error::Error;
+use crate::{error::Error, request::ChangeIndex};
 
 /// What can be set when an index is made.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +22,9 @@ pub(crate) struct Settings {
     /// `index.trawl.log_age`: by how much all replicas of a shard may be behind; `None`: no limit.
     pub(crate) log_age_max: Option<Duration>,
 }
+
+const LOG_SIZE: &str = "trawl.log_size";
+const LOG_AGE: &str = "trawl.log_age";
 
 /// A smaller log could not take one batch.
 const LOG_BYTES_MIN: u64 = 64 << 10;
@@ -57,45 +60,99 @@ impl Settings {
         match short {
             "number_of_shards" => self.shards = number(short, value, 1, 1024)?,
             "number_of_replicas" => self.replicas = number(short, value, 0, 100)?,
-            "refresh_interval" => {
-                let text = keys::text(value, short)?;
-                self.refresh_interval = match text.trim() {
-                    "-1" => None,
-                    text => Some(params::duration(text, "index.refresh_interval")?),
-                };
-            }
-            "trawl.log_size" => {
-                let text = keys::text(value, short)?;
-                self.log_bytes_max = match text.trim() {
-                    "-1" => None,
-                    text => Some(params::byte_size(text, "index.trawl.log_size")?),
-                };
-                if self.log_bytes_max.is_some_and(|bytes| bytes < LOG_BYTES_MIN) {
-                    return Err(illegal(format!(
-                        "Failed to parse value [{text}] for setting [index.{short}] must be >= [64kb]"
-                    )));
-                }
-            }
-            "trawl.log_age" => {
-                let text = keys::text(value, short)?;
-                self.log_age_max = match text.trim() {
-                    "-1" => None,
-                    text => Some(params::duration(text, "index.trawl.log_age")?),
-                };
-                if self.log_age_max.is_some_and(|age| age < LOG_AGE_MIN) {
-                    return Err(illegal(format!(
-                        "Failed to parse value [{text}] for setting [index.{short}] must be >= [1s]"
-                    )));
-                }
-            }
-            _ => {
-                return Err(illegal(format!(
-                    "unknown setting [index.{short}] please check that any required plugins are installed, or check the breaking changes documentation for removed settings"
-                )));
-            }
+            "refresh_interval" => self.refresh_interval = refresh_interval(value)?,
+            "trawl.log_size" => self.log_bytes_max = log_size(value)?,
+            "trawl.log_age" => self.log_age_max = log_age(value)?,
+            _ => return Err(unknown(short)),
         }
         Ok(())
     }
+}
+
+/// A change of settings as its body says it.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Change {
+    pub(crate) change: ChangeIndex,
+    /// Settings that only a new index can have otherwise, with `index.`.
+    pub(crate) fixed: Vec<String>,
+}
+
+impl Change {
+    /// From a whole body, with or without `settings` around it. `null` sets back to the default.
+    pub(crate) fn parse(json: &Json) -> Result<Self, Error> {
+        let members = keys::object(json, "settings")?;
+        let wrapped = members.iter().find(|(name, value)| name == "settings" && value.as_object().is_some());
+        let settings = match wrapped {
+            Some(_) if members.len() > 1 => return Err(illegal("mix of settings map and top-level properties")),
+            Some((_, inner)) => inner,
+            None => json,
+        };
+        let mut flat = Vec::new();
+        flatten("", settings, 0, &mut flat)?;
+        let mut this = Self::default();
+        for (name, value) in flat {
+            this.set(&name, value)?;
+        }
+        Ok(this)
+    }
+
+    fn set(&mut self, name: &str, value: &Json) -> Result<(), Error> {
+        let short = name.strip_prefix("index.").unwrap_or(name);
+        let (change, value) = (&mut self.change, Some(value).filter(|value| !matches!(value, Json::Null)));
+        match short {
+            "refresh_interval" => {
+                let default = Settings::default().refresh_interval;
+                change.refresh_interval = Some(value.map_or(Ok(default), refresh_interval)?);
+            }
+            "trawl.log_size" => change.log_bytes_max = Some(value.map_or(Ok(None), log_size)?),
+            "trawl.log_age" => change.log_age_max = Some(value.map_or(Ok(None), log_age)?),
+            "number_of_shards" | "number_of_replicas" => self.fixed.push(format!("index.{short}")),
+            "uuid" | "creation_date" | "provided_name" => {
+                return Err(illegal(format!(
+                    "can not update private setting [index.{short}]; this setting is managed by Trawl"
+                )));
+            }
+            _ => return Err(unknown(short)),
+        }
+        Ok(())
+    }
+}
+
+fn unknown(short: &str) -> Error {
+    illegal(format!(
+        "unknown setting [index.{short}] please check that any required plugins are installed, or check the breaking changes documentation for removed settings"
+    ))
+}
+
+fn refresh_interval(value: &Json) -> Result<Option<Duration>, Error> {
+    match keys::text(value, "refresh_interval")?.trim() {
+        "-1" => Ok(None),
+        text => params::duration(text, "index.refresh_interval").map(Some),
+    }
+}
+
+fn log_size(value: &Json) -> Result<Option<u64>, Error> {
+    match keys::text(value, "trawl.log_size")?.trim() {
+        "-1" => Ok(None),
+        text => match params::byte_size(text, "index.trawl.log_size")? {
+            bytes if bytes < LOG_BYTES_MIN => Err(too_little("trawl.log_size", text, "64kb")),
+            bytes => Ok(Some(bytes)),
+        },
+    }
+}
+
+fn log_age(value: &Json) -> Result<Option<Duration>, Error> {
+    match keys::text(value, "trawl.log_age")?.trim() {
+        "-1" => Ok(None),
+        text => match params::duration(text, "index.trawl.log_age")? {
+            age if age < LOG_AGE_MIN => Err(too_little("trawl.log_age", text, "1s")),
+            age => Ok(Some(age)),
+        },
+    }
+}
+
+fn too_little(short: &str, text: &str, least: &str) -> Error {
+    illegal(format!("Failed to parse value [{text}] for setting [index.{short}] must be >= [{least}]"))
 }
 
 fn flatten<'a>(path: &str, json: &'a Json, depth: usize, flat: &mut Vec<(String, &'a Json)>) -> Result<(), Error> {
@@ -137,11 +194,22 @@ pub(crate) fn shown(record: &IndexRecord, flat: bool) -> Json {
         ("uuid".to_owned(), record.uid.as_str().into()),
     ];
     if let Some(bytes) = record.log_bytes_max {
-        members.push(("trawl.log_size".to_owned(), format!("{bytes}b").into()));
+        members.push((LOG_SIZE.to_owned(), format!("{bytes}b").into()));
     }
     if record.log_age_max_ms.is_some() {
-        members.push(("trawl.log_age".to_owned(), time(record.log_age_max_ms).into()));
+        members.push((LOG_AGE.to_owned(), time(record.log_age_max_ms).into()));
     }
+    under_index(members, flat)
+}
+
+/// The settings that the index leaves to the cluster: `-1`.
+pub(crate) fn defaults(record: &IndexRecord, flat: bool) -> Json {
+    let settings = [(LOG_SIZE, record.log_bytes_max.is_none()), (LOG_AGE, record.log_age_max_ms.is_none())];
+    let left = settings.into_iter().filter(|(_, is_left)| *is_left);
+    under_index(left.map(|(name, _)| (name.to_owned(), "-1".into())).collect(), flat)
+}
+
+fn under_index(members: Members, flat: bool) -> Json {
     if flat {
         return Json::Object(members.into_iter().map(|(name, value)| (format!("index.{name}"), value)).collect());
     }
@@ -197,6 +265,38 @@ mod tests {
         assert_eq!(parsed(r#"{"trawl.log_size":-1,"trawl.log_age":"-1"}"#).unwrap(), Settings::default());
         assert!(parsed(r#"{"trawl.log_size":"1kb"}"#).unwrap_err().to_string().ends_with("must be >= [64kb]"));
         assert!(parsed(r#"{"trawl.log_age":"1ms"}"#).unwrap_err().to_string().ends_with("must be >= [1s]"));
+    }
+
+    #[test]
+    fn changes_of_a_living_index() {
+        let change = |text: &str| Change::parse(&json::parse(text.as_bytes()).unwrap());
+        let expected = ChangeIndex {
+            refresh_interval: Some(None),
+            log_bytes_max: Some(Some(1 << 20)),
+            log_age_max: Some(Some(Duration::from_secs(5))),
+        };
+        for text in [
+            r#"{"refresh_interval":-1,"trawl":{"log_size":"1mb","log_age":"5s"}}"#,
+            r#"{"index":{"refresh_interval":"-1","trawl.log_size":"1mb","trawl.log_age":"5s"}}"#,
+            r#"{"settings":{"index.refresh_interval":"-1","index.trawl":{"log_size":"1mb","log_age":"5s"}}}"#,
+        ] {
+            assert_eq!(change(text).unwrap(), Change { change: expected, fixed: Vec::new() }, "{text}");
+        }
+        let back = change(r#"{"refresh_interval":null,"trawl":{"log_size":null}}"#).unwrap().change;
+        assert_eq!((back.refresh_interval, back.log_bytes_max), (Some(Some(Duration::from_secs(1))), Some(None)));
+        assert_eq!(back.log_age_max, None);
+        assert_eq!(change(r#"{"index.number_of_shards":2}"#).unwrap().fixed, ["index.number_of_shards"]);
+        for (text, reason) in [
+            (r#"{"foo":1}"#, "unknown setting [index.foo] "),
+            (r#"{"uuid":"x"}"#, "can not update private setting [index.uuid]"),
+            (
+                r#"{"trawl.log_size":"1kb"}"#,
+                "Failed to parse value [1kb] for setting [index.trawl.log_size] must be >= [64kb]",
+            ),
+            (r#"{"settings":{},"foo":1}"#, "mix of settings map and top-level properties"),
+        ] {
+            assert!(change(text).unwrap_err().to_string().starts_with(reason), "{text}");
+        }
     }
 
     #[test]
