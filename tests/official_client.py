@@ -72,7 +72,92 @@ try:
     raise AssertionError("a word is no year")
 except BadRequestError as error:
     check(error.body["error"]["type"] == "document_parsing_exception", error.body)
-check(client.delete(index="books", id="9", refresh=True)["result"] == "deleted")
+
+# Updates: part of a document, a document where there is none, nothing to do, conditions.
+changed = client.update(index="books", id="9", doc={"genre": "history", "pages": {"front": 12}}, source=True)
+check((changed["result"], changed["_version"]) == ("updated", 2), changed)
+check(changed["get"]["_source"] == {"title": "Longitude", "year": 1995, "genre": "history", "pages": {"front": 12}}, changed)
+again = client.update(index="books", id="9", doc={"genre": "history"})
+check((again["result"], again["_version"], again["_seq_no"]) == ("noop", 2, changed["_seq_no"]), again)
+again = client.update(index="books", id="9", doc={"genre": "history"}, detect_noop=False)
+check((again["result"], again["_version"]) == ("updated", 3), again)
+made = client.update(index="books", id="10", doc={"year": 2001}, doc_as_upsert=True)
+check(made["result"] == "created" and client.get(index="books", id="10")["_source"] == {"year": 2001}, made)
+made = client.update(index="books", id="11", doc={"year": 1}, upsert={"year": 2002})
+check(made["result"] == "created" and client.get(index="books", id="11")["_source"] == {"year": 2002}, made)
+made = client.update(index="books", id="11", doc={"year": 2003}, upsert={"year": 2002}, retry_on_conflict=3)
+check(made["result"] == "updated" and client.get(index="books", id="11")["_source"] == {"year": 2003}, made)
+right = client.update(
+    index="books", id="11", doc={"year": 2004}, if_seq_no=made["_seq_no"], if_primary_term=made["_primary_term"]
+)
+check(right["result"] == "updated", right)
+try:
+    client.update(
+        index="books", id="11", doc={"year": 2005}, if_seq_no=made["_seq_no"], if_primary_term=made["_primary_term"]
+    )
+    raise AssertionError("it was changed since")
+except ConflictError as error:
+    check(error.body["error"]["type"] == "version_conflict_engine_exception", error.body)
+try:
+    client.update(index="books", id="9", script={"source": "ctx._source.year++"})
+    raise AssertionError("there are no scripts")
+except BadRequestError as error:
+    check("script" in error.body["error"]["reason"], error.body)
+try:
+    client.update(index="books", id="12", doc={"year": 1})
+    raise AssertionError("there is no such document")
+except NotFoundError as error:
+    check(error.body["error"]["type"] == "document_missing_exception", error.body)
+
+# Versions that the application counts.
+outside = client.index(index="books", id="13", document={"year": 7}, version=7, version_type="external")
+check((outside["result"], outside["_version"]) == ("created", 7), outside)
+try:
+    client.index(index="books", id="13", document={"year": 6}, version=7, version_type="external")
+    raise AssertionError("version 7 is there already")
+except ConflictError as error:
+    check(error.body["error"]["type"] == "version_conflict_engine_exception", error.body)
+check(client.index(index="books", id="13", document={"year": 8}, version=7, version_type="external_gte")["_version"] == 7)
+check(client.delete(index="books", id="13", version=9, version_type="external")["_version"] == 9)
+
+# All of them in one bulk; what fails is told item by item.
+actions = [
+    {"_op_type": "update", "_id": "9", "doc": {"year": 1996}},
+    {"_op_type": "update", "_id": "9", "doc": {"year": 1996}},
+    {"_op_type": "update", "_id": "14", "doc": {"year": 14}, "doc_as_upsert": True},
+    {"_op_type": "update", "_id": "15", "doc": {"year": 0}, "upsert": {"year": 15}},
+    {"_op_type": "update", "_id": "16", "doc": {"year": 16}},
+    {"_op_type": "update", "_id": "9", "script": {"source": "ctx._source.year++"}},
+    {"_op_type": "index", "_id": "17", "_version": 3, "_version_type": "external", "_source": {"year": 17}},
+    {"_op_type": "index", "_id": "17", "_version": 2, "_version_type": "external", "_source": {"year": 0}},
+    {"_op_type": "delete", "_id": "10"},
+]
+items = [
+    (item.get("result"), item["status"], item.get("error", {}).get("type"))
+    for _, answer in helpers.streaming_bulk(client, actions, index="books", raise_on_error=False)
+    for item in answer.values()
+]
+check(
+    items
+    == [
+        ("updated", 200, None),
+        ("noop", 200, None),
+        ("created", 201, None),
+        ("created", 201, None),
+        (None, 404, "document_missing_exception"),
+        (None, 400, items[5][2]),
+        ("created", 201, None),
+        (None, 409, "version_conflict_engine_exception"),
+        ("deleted", 200, None),
+    ],
+    items,
+)
+check(client.get(index="books", id="9")["_source"]["year"] == 1996)
+for number in ["11", "14", "15", "17"]:
+    client.delete(index="books", id=number)
+
+check(client.delete(index="books", id="9")["result"] == "deleted")
+client.indices.refresh(index="books")
 try:
     client.get(index="books", id="9")
     raise AssertionError("it was deleted")
@@ -97,6 +182,14 @@ check(client.count(index="books", query={"range": {"year": {"gte": 1900}}})["cou
 client.indices.put_mapping(index="books", properties={"pages": {"type": "integer"}})
 check(client.indices.get_mapping(index="books")["books"]["mappings"]["properties"]["pages"] == {"type": "integer"})
 check(client.indices.get_settings(index="books")["books"]["settings"]["index"]["number_of_shards"] == "2")
+client.indices.put_settings(index="books", settings={"index": {"trawl": {"log_size": "64mb"}, "refresh_interval": "2s"}})
+settings = client.indices.get_settings(index="books", flat_settings=True)["books"]["settings"]
+check((settings["index.trawl.log_size"], settings["index.refresh_interval"]) == ("67108864b", "2s"), settings)
+try:
+    client.indices.put_settings(index="books", settings={"number_of_shards": 3})
+    raise AssertionError("the number of shards is fixed")
+except BadRequestError as error:
+    check("Can't update non dynamic settings [[index.number_of_shards]]" in error.body["error"]["reason"], error.body)
 check(client.cluster.health(wait_for_status="green", timeout="30s")["status"] == "green")
 check(any(row["index"] == "books" for row in client.cat.indices(format="json")))
 check(len(client.cat.shards(index="books", format="json")) == 4)
