@@ -9,15 +9,15 @@ use std::{
 use crate::{crew::Crew, harness::TRAWL};
 
 /// Batches that the load is cut into, about: many, so that it is met in its middle.
-const BATCHES: u64 = 400;
-const BATCH_BYTES_MIN: u64 = 8 << 10;
+const BATCHES: u64 = 150;
+const BATCH_BYTES_MIN: u64 = 16 << 10;
 
 pub fn start(endpoint: &str, index: &str, files: &[PathBuf]) -> Crew {
     let bytes: u64 = files.iter().map(|path| bytes(path)).sum();
     let batch_bytes = (bytes / BATCHES).max(BATCH_BYTES_MIN).to_string();
     let mut arguments: Vec<String> = ["--log", "warn", "load", "--endpoint", endpoint, "--index", index, "--id", "id"]
         .into_iter()
-        .chain(["--claim-time", "3s", "--retry-for", "60s", "--concurrency", "2", "--batch-bytes", &batch_bytes])
+        .chain(["--claim-time", "2s", "--retry-for", "60s", "--concurrency", "2", "--batch-bytes", &batch_bytes])
         .map(str::to_owned)
         .collect();
     arguments.extend(files.iter().map(|path| path.to_str().unwrap().to_owned()));
