@@ -1,17 +1,20 @@
-//! An engine that lost history (a backup was restored), and replicas that lost theirs, through the real
-//! binary: nothing acknowledged is lost and all replicas agree.
+//! An engine that lost history (a backup was restored, a standby that was behind took over), and replicas
+//! that lost theirs, through the real binary: nothing acknowledged is lost and all replicas agree.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod harness;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
 use harness::{Client, Cluster, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tokio::task::block_in_place;
+use trawl_cluster::conformance::server::Server;
+use trawl_proto::ShardKey;
 
 const SHARDS: u32 = 2;
 
@@ -37,6 +40,30 @@ impl Writer {
         let documents: Vec<_> = range.map(|number| (format!("d{number}"), document(number))).collect();
         client.bulk_index("log", &documents, false).await;
         self.acknowledged.extend(documents);
+    }
+
+    /// Writes in one bulk, again and again, until everything is taken; returns the primary terms in which
+    /// any of it was acknowledged.
+    async fn persist(&mut self, client: &Client, range: std::ops::Range<usize>, content: &str) -> BTreeSet<u64> {
+        let mut body = String::new();
+        for number in range {
+            let (id, source) =
+                (format!("d{number}"), json!({"title": format!("{content} {number}"), "number": number}));
+            body += &format!("{}\n{source}\n", json!({"index": {"_id": id}}));
+            self.acknowledged.insert(id, source);
+        }
+        let terms = std::sync::Mutex::new(BTreeSet::new());
+        wait_until("everything is taken", async || {
+            let sent = client.try_send("POST", "/log/_bulk?timeout=1s", Some(body.clone().into_bytes()), &[]).await;
+            let Ok(answer) = sent else { return false };
+            let items = answer.body["items"].as_array().cloned().unwrap_or_default();
+            let taken: Vec<_> =
+                items.iter().filter(|item| item["index"]["status"].as_u64().is_some_and(|s| s < 300)).collect();
+            terms.lock().unwrap().extend(taken.iter().filter_map(|item| item["index"]["_primary_term"].as_u64()));
+            !items.is_empty() && taken.len() == items.len()
+        })
+        .await;
+        terms.into_inner().unwrap()
     }
 
     async fn delete(&mut self, client: &Client, number: usize) {
@@ -235,5 +262,130 @@ async fn a_leaf_that_lost_its_disk_copies_what_the_log_does_not_have_any_more() 
     std::fs::remove_dir_all(cluster.data_dir().join("leaf-1").join("shards")).unwrap();
     cluster.up().await;
     writer.write(&cluster.client, 0..100, "after").await;
+    writer.check(&cluster).await;
+}
+
+/// A primary, and a standby that may be behind.
+struct Servers {
+    primary: Server,
+    standby: Server,
+}
+
+impl Servers {
+    /// `None` where PostgreSQL is not installed.
+    fn start() -> Option<Self> {
+        block_in_place(|| {
+            let primary = Server::start(&[("fsync", "off")])?;
+            let standby = primary.standby("second");
+            primary.wait_for_standby("second");
+            Some(Self { primary, standby })
+        })
+    }
+
+    async fn cluster(&self) -> Cluster {
+        Cluster::start_with(1, 2, &["--cluster", &self.primary.url_with(&self.standby)]).await
+    }
+
+    /// What is acknowledged from here on is on the primary only.
+    fn part(&mut self) {
+        block_in_place(|| {
+            self.primary.wait_for_standby("");
+            self.standby.stop();
+        });
+    }
+
+    /// The primary dies, and the standby takes over with what it had.
+    fn fail_over(&mut self) {
+        block_in_place(|| {
+            self.primary.kill();
+            self.standby.restart();
+            self.standby.promote();
+        });
+    }
+}
+
+/// Whether every replica is in this incarnation.
+async fn all_at(cluster: &Cluster, incarnation: u64) -> bool {
+    let incarnations = incarnations(cluster).await;
+    incarnations.len() == 2 * SHARDS as usize && incarnations.iter().all(|number| *number == incarnation)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_was_behind_takes_over_and_nothing_is_lost() {
+    let Some(mut servers) = Servers::start() else { return };
+    let mut cluster = servers.cluster().await;
+    let mut writer = Writer { acknowledged: BTreeMap::new() };
+    cluster.client.create_index("log", SHARDS, 1, mappings()).await;
+    writer.write(&cluster.client, 0..300, "before").await;
+    servers.part();
+    writer.write(&cluster.client, 200..500, "lost").await;
+    for number in [3, 250, 400] {
+        writer.delete(&cluster.client, number).await;
+    }
+    servers.fail_over();
+    let terms = writer.persist(&cluster.client, 350..600, "after").await;
+    assert_eq!(terms, BTreeSet::from([2]), "nothing is acknowledged on a log that has lost its tail");
+    wait_until("a new incarnation", async || all_at(&cluster, 2).await).await;
+    writer.check(&cluster).await;
+    // A leaf that lost its disk copies: the log begins behind what the replicas held.
+    cluster.kill_everything().await;
+    std::fs::remove_dir_all(cluster.data_dir().join("leaf-1").join("shards")).unwrap();
+    cluster.up().await;
+    writer.write(&cluster.client, 0..100, "later").await;
+    writer.check(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_has_grown_past_what_the_replicas_hold_loses_nothing_either() {
+    let Some(mut servers) = Servers::start() else { return };
+    let cluster = servers.cluster().await;
+    let mut writer = Writer { acknowledged: BTreeMap::new() };
+    cluster.client.create_index("log", SHARDS, 1, mappings()).await;
+    writer.write(&cluster.client, 0..300, "before").await;
+    servers.part();
+    writer.write(&cluster.client, 200..500, "lost").await;
+    // Those who could tell what was lost are waited for, but not for ever.
+    for leaf in ["leaf-0", "leaf-1"] {
+        cluster.signal(leaf, Signal::SIGSTOP);
+    }
+    let failed = std::time::Instant::now();
+    servers.fail_over();
+    let terms = writer.persist(&cluster.client, 400..1_500, "grown").await;
+    assert_eq!(terms, BTreeSet::from([1]));
+    assert!(failed.elapsed() > std::time::Duration::from_secs(10), "appends wait for the leaves");
+    for leaf in ["leaf-0", "leaf-1"] {
+        cluster.signal(leaf, Signal::SIGCONT);
+    }
+    wait_until("a new incarnation", async || all_at(&cluster, 2).await).await;
+    writer.check(&cluster).await;
+    assert_eq!(writer.persist(&cluster.client, 0..50, "after").await, BTreeSet::from([2]));
+    writer.check(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_log_was_trimmed_meanwhile_copies_from_the_other() {
+    let Some(url) = block_in_place(Server::shared) else { return };
+    let cluster = Cluster::start_with(1, 2, &["--cluster", &url]).await;
+    let client = &cluster.client;
+    let mut writer = Writer { acknowledged: BTreeMap::new() };
+    let settings = json!({"number_of_shards": 1, "number_of_replicas": 1, "trawl.log_size": "64kb"});
+    let made = client.put("/log", json!({"settings": settings, "mappings": mappings()})).await;
+    assert_eq!(made.status, 200, "{}", made.text);
+    cluster.green().await;
+    writer.write(client, 0..100, "before").await;
+    let engine = trawl_cluster::connect(&url, &trawl_cluster::EngineOptions::default()).await.unwrap();
+    let uid = client.get("/log").await.body["log"]["settings"]["index"]["uuid"].as_str().unwrap().to_owned();
+    let shards = [ShardKey::new(uid, 0)];
+    let head = async || engine.log.heads(&shards).await.unwrap()[0].clone().unwrap();
+    cluster.signal("leaf-1", Signal::SIGSTOP);
+    let stopped_at = head().await.last;
+    let mut next = 100;
+    // When the log is full writes wait until the leader trims it past the leaf that is away.
+    while head().await.trimmed <= stopped_at {
+        let noise: String = (0..250).map(|_| format!("{:x} ", rand::random::<u64>())).collect();
+        writer.persist(client, next..next + 20, &noise).await;
+        next += 20;
+    }
+    cluster.signal("leaf-1", Signal::SIGCONT);
     writer.check(&cluster).await;
 }

@@ -11,6 +11,7 @@ pub mod conformance;
 pub mod dead_letters;
 pub mod engines;
 mod error;
+pub mod fit;
 pub mod lease;
 pub mod membership;
 #[cfg(test)]

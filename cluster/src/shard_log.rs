@@ -181,4 +181,20 @@ pub trait ShardLog: Send + Sync + 'static {
 
     /// The heads of logs in the order asked; `None` where there is no log.
     async fn heads(&self, shards: &[ShardKey]) -> Result<Vec<Option<Head>>, Error>;
+
+    /// The name of the engine's history, where it is another than the one whose logs were compared with the
+    /// replicas last: a standby took over, or another server stands there. Until somebody
+    /// [accepts](Self::accept_history) it, appends wait a little and are refused then. Always `None` for
+    /// engines that cannot tell.
+    async fn new_history(&self) -> Result<Option<String>, Error> {
+        Ok(None)
+    }
+
+    /// Lets appends go on in a history that [`Self::new_history`] named.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`]; [`Error::Unavailable`] when yet another history has begun.
+    async fn accept_history(&self, _epoch: Epoch, _history: &str) -> Result<(), Error> {
+        Ok(())
+    }
 }

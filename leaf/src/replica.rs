@@ -3,7 +3,6 @@
 //! A [`Replica`] is a shared handle. Behind it one task ([`tail`]) follows the shard's log; everything
 //! here only reads what that task published, or wakes it.
 
-pub mod fit;
 mod grow;
 pub mod history;
 pub mod lag;
@@ -294,7 +293,8 @@ impl Replica {
         let here = before.applied;
         let is_at_end = head.last == here.seq && head.chain == before.chain && head.incarnation == here.incarnation;
         let goes_on = head.last > here.seq && head.incarnation >= here.incarnation;
-        if before.phase == Phase::Serving && !is_at_end && !goes_on {
+        let is_open = here.incarnation > Incarnation(0);
+        if is_open && !is_at_end && !goes_on {
             self.suspect.store(true, Ordering::Relaxed);
             self.wake.notify_one();
         } else if head.last > here.seq {

@@ -14,11 +14,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use trawl_cluster::Error as EngineError;
+use trawl_cluster::fit::{Fit, Standing, fit};
 use trawl_cluster::shard_log::{Head, Record};
 use trawl_proto::{Generation, NodeName, Seq};
 
 use super::Phase;
-use super::fit::{Fit, Standing, fit};
 use super::outcome_files::{Limits, OutcomeFiles};
 use super::tail::{Opened, Tail, blocking};
 use crate::apply::Core;
@@ -69,6 +69,7 @@ impl Tail {
         self.replica.empty.store(false, Ordering::Relaxed);
         let (core, target) = self.settle(core).await?;
         self.replica.set_whole();
+        self.replica.suspect.store(false, Ordering::Relaxed);
         // A replica whose index was made again goes on serving what it served before.
         if self.replica.progress.borrow().phase != Phase::Serving {
             self.replica.set_phase(Phase::Recovering, "catching up with the log");

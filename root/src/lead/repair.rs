@@ -11,6 +11,7 @@
 
 mod decide;
 mod fork;
+mod history;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -23,6 +24,7 @@ use trawl_proto::{Epoch, Generation, Incarnation, NodeName, Seq, ShardKey, v1};
 
 use self::decide::{Decision, Report, decide};
 use self::fork::{Fork, Search, Step};
+use self::history::NewHistory;
 use crate::leaf_client::LeafClient;
 use crate::root::Root;
 
@@ -31,7 +33,7 @@ const READ_BYTES: usize = 4 << 20;
 
 /// Looks for broken logs and repairs them, for as long as the epoch lasts; returns only when it is over.
 pub(super) async fn run(root: &Root, epoch: Epoch) {
-    let mut repairer = Repairer { root, epoch, since: HashMap::new() };
+    let mut repairer = Repairer { root, epoch, since: HashMap::new(), new_history: None };
     loop {
         tokio::time::sleep(root.config.lead.repair_interval).await;
         match repairer.round().await {
@@ -47,11 +49,14 @@ struct Repairer<'a> {
     epoch: Epoch,
     /// Since when logs are known to be broken.
     since: HashMap<ShardKey, Instant>,
+    /// The engine's history while it is new.
+    new_history: Option<NewHistory>,
 }
 
 impl Repairer<'_> {
     async fn round(&mut self) -> Result<(), Error> {
         let view = self.root.viewer.view();
+        self.look_at_history(&view).await?;
         let broken = self.broken(&view).await;
         self.since.retain(|shard, _| broken.contains(shard));
         for shard in broken {

@@ -5,7 +5,7 @@
 //! is made after a pause that grows.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -13,7 +13,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 use tokio::time::{Instant, timeout};
 
-use super::failure::of_sql;
+use super::failure::{is_lost, of_sql};
 use super::url::{Host, Target};
 use crate::Error;
 use crate::engines::EngineOptions;
@@ -43,7 +43,12 @@ pub(super) struct Connector {
     /// The host that answered last.
     preferred: AtomicUsize,
     outage: Mutex<Option<Outage>>,
-    histories: Mutex<Histories>,
+    /// Every history that was seen, by name; numbered from 1. Fail-overs are few.
+    histories: Mutex<Vec<String>>,
+    /// The history of the connection made last.
+    latest: AtomicU64,
+    /// The history known to be the one that appends may go on in.
+    accepted: AtomicU64,
 }
 
 /// No host will do.
@@ -51,12 +56,6 @@ struct Outage {
     error: Shared,
     pause: Duration,
     next: Instant,
-}
-
-/// Every (system identifier, timeline) that was seen, numbered. Failures over are few.
-#[derive(Default)]
-struct Histories {
-    seen: Vec<(String, String)>,
 }
 
 impl Connector {
@@ -67,6 +66,8 @@ impl Connector {
             preferred: AtomicUsize::new(0),
             outage: Mutex::new(None),
             histories: Mutex::default(),
+            latest: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
         })
     }
 
@@ -153,7 +154,7 @@ impl Connector {
             .execute(&mut connection)
             .await
             .map_err(failed("set up a connection to"))?;
-        let history = self.history(&mut connection).await;
+        let history = self.history(&mut connection).await.map_err(failed("ask"))?;
         Ok(Session { connection, host: host.clone(), options, history, since: Instant::now() })
     }
 
@@ -181,26 +182,53 @@ impl Connector {
 
     /// A number that is another one when the server's history may be another one: after a fail-over, or
     /// when another server stands there. 0 for servers that do not tell.
-    async fn history(&self, connection: &mut PgConnection) -> u64 {
-        let ask = "SELECT (SELECT system_identifier::text FROM pg_control_system()),
-               substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
-        let row = match sqlx::query(ask).fetch_one(&mut *connection).await {
-            Ok(row) => row,
-            Err(error) => {
+    async fn history(&self, connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
+        let ask = "SELECT (SELECT system_identifier::text FROM pg_control_system())
+               || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
+        let history: String = match sqlx::query(ask).fetch_one(&mut *connection).await {
+            Ok(row) => row.get(0),
+            Err(error @ sqlx::Error::Database(_)) if !is_lost(&error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "the server does not tell its timeline");
-                return 0;
+                self.latest.store(0, Ordering::Relaxed);
+                return Ok(0);
             }
+            Err(error) => return Err(error),
         };
-        let history = (row.get::<String, _>(0), row.get::<String, _>(1));
         let mut histories = self.histories.lock();
-        let known = histories.seen.iter().position(|seen| *seen == history);
+        let known = histories.iter().position(|seen| *seen == history);
         let n = known.unwrap_or_else(|| {
-            if !histories.seen.is_empty() {
-                tracing::warn!(system = history.0, timeline = history.1, "PostgreSQL has begun another timeline");
+            if !histories.is_empty() {
+                tracing::warn!(history, "PostgreSQL has begun another timeline");
             }
-            histories.seen.push(history);
-            histories.seen.len() - 1
+            histories.push(history);
+            histories.len() - 1
         });
-        n as u64 + 1
+        let number = n as u64 + 1;
+        self.latest.store(number, Ordering::Relaxed);
+        Ok(number)
+    }
+
+    /// The name of a history: system identifier and timeline. `None` for 0.
+    pub(super) fn history_name(&self, history: u64) -> Option<String> {
+        let n = usize::try_from(history).ok()?.checked_sub(1)?;
+        self.histories.lock().get(n).cloned()
+    }
+
+    /// The history of the connection made last.
+    pub(super) fn latest(&self) -> u64 {
+        self.latest.load(Ordering::Relaxed)
+    }
+
+    /// Whether appends are known to be let go on in a history; always in one without a name.
+    pub(super) fn is_accepted(&self, history: u64) -> bool {
+        history == 0 || history == self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Notes the name of the history that appends may go on in, as read in a history; whether it is that one.
+    pub(super) fn note_accepted(&self, history: u64, accepted: Option<&str>) -> bool {
+        if accepted.is_some() && accepted == self.history_name(history).as_deref() {
+            self.accepted.store(history, Ordering::Relaxed);
+        }
+        self.is_accepted(history)
     }
 }

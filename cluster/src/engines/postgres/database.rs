@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sqlx::Executor;
-use sqlx::Postgres;
 use sqlx::postgres::{PgArguments, PgConnection, PgQueryResult, PgRow};
 use sqlx::query::Query;
+use sqlx::{Executor, Postgres, Row};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
@@ -20,6 +19,8 @@ use super::notices::heeding_warnings;
 use crate::Error;
 use crate::engines::failure::unavailable;
 
+/// Reads the name of the history that appends may go on in.
+const ACCEPTED: &str = "SELECT history FROM fence";
 /// How long a call waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a statement, or the wait for locks in it, may take.
@@ -87,6 +88,17 @@ impl Database {
                 Err(error) => return Err(self.error(doing)(error)),
             }
         }
+    }
+
+    /// The name of the server's history, unless appends may go on in it.
+    pub(super) async fn new_history(&self) -> Result<Option<String>, Error> {
+        if self.connector.is_accepted(self.connector.latest()) {
+            return Ok(None);
+        }
+        let (rows, history) = self.fetch_all("read", || sqlx::query(ACCEPTED)).await?;
+        let accepted = rows.first().and_then(|row| row.get(0));
+        let is_accepted = self.connector.note_accepted(history, accepted);
+        Ok(self.connector.history_name(history).filter(|_| !is_accepted))
     }
 
     /// Begins a transaction that writes.
@@ -191,6 +203,21 @@ impl Transaction<'_> {
         statement: Statement<'_>,
     ) -> Result<Option<PgRow>, Error> {
         Ok(self.fetch_all(doing, statement).await?.into_iter().next())
+    }
+
+    /// The history that it takes place in.
+    pub(super) fn history(&self) -> u64 {
+        self.held.history()
+    }
+
+    /// Whether appends may go on in the history that it takes place in.
+    pub(super) async fn is_accepted(&mut self) -> Result<bool, Error> {
+        let (connector, history) = (self.held.database.connector.clone(), self.history());
+        if connector.is_accepted(history) {
+            return Ok(true);
+        }
+        let row = self.fetch_optional("read", sqlx::query(ACCEPTED)).await?;
+        Ok(connector.note_accepted(history, row.as_ref().and_then(|row| row.get(0))))
     }
 
     /// Commits; durable when it returns, as far as the server promises.

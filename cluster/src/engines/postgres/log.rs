@@ -20,6 +20,7 @@ use super::writer::{Writer, lock_heads, read_heads};
 use super::{EngineOptions, Tasks};
 use crate::Error;
 use crate::engines::appends::Appends;
+use crate::engines::failure::unavailable;
 use crate::engines::plan::ROW_BYTES;
 use crate::engines::reading::{Ends, Rows as _, follow};
 use crate::engines::restart::public_head;
@@ -137,6 +138,24 @@ impl ShardLog for PostgresLog {
         base: Base,
     ) -> Result<Head, Error> {
         self.shared.restart(epoch, shard, from, fork, base).await
+    }
+
+    async fn new_history(&self) -> Result<Option<String>, Error> {
+        self.shared.database.new_history().await
+    }
+
+    async fn accept_history(&self, epoch: Epoch, history: &str) -> Result<(), Error> {
+        let connector = &self.shared.database.connector;
+        let mut transaction = self.shared.begin_fenced(epoch).await?;
+        let now = transaction.history();
+        if connector.history_name(now).as_deref() != Some(history) {
+            transaction.rollback().await;
+            return Err(unavailable("cannot accept a history of PostgreSQL", "another one has begun since"));
+        }
+        transaction.execute("write to", sqlx::query("UPDATE fence SET history = $1").bind(history)).await?;
+        transaction.commit().await?;
+        connector.note_accepted(now, Some(history));
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use super::failure::of_sql;
 use crate::Error;
 
 /// The statements that lead from each version to the next; version 0 is an empty schema.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("queue.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("queue.sql"), include_str!("history.sql")];
 /// How long a start waits for other processes that are starting.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -62,6 +62,10 @@ pub(super) async fn migrate(connector: &Connector, session: &mut Session) -> Res
     for migration in &MIGRATIONS[from..] {
         bounded(sqlx::raw_sql(*migration).execute(&mut *connection)).await.map_err(failed())?;
     }
+    // No replica can hold more than a schema that was just made, or that this version sees first.
+    let history = sqlx::query("UPDATE fence SET history = $1 WHERE history IS NULL");
+    let history = history.bind(connector.history_name(session.history));
+    bounded(history.execute(&mut *connection)).await.map_err(failed())?;
     let note = sqlx::query("UPDATE schema_version SET version = $1").bind(MIGRATIONS.len() as i32);
     bounded(note.execute(&mut *connection)).await.map_err(failed())?;
     commit(connection, &server).await

@@ -18,6 +18,7 @@ use super::queue::held;
 use super::store::signed;
 use crate::Error;
 use crate::engines::appends::{GroupCommit, now_ms};
+use crate::engines::failure::unavailable;
 use crate::engines::plan::{Known, LogHead, NewRow, Prepared, plan};
 use crate::shard_log::Appended;
 
@@ -25,6 +26,10 @@ use crate::shard_log::Appended;
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
 /// After so many new message ids they are deleted earlier, and at most twice as many at a time.
 const EXPIRY_COUNT: u64 = 10_000;
+/// How long appends wait for the leader to accept a history of the server that is new, and how often
+/// they look.
+const HISTORY_WAIT: Duration = Duration::from_secs(3);
+const HISTORY_POLL: Duration = Duration::from_millis(100);
 /// What a head row has, in the order in which [`head`] reads it.
 const HEAD: &str =
     "index_uid, shard, log, incarnation, last, chain, trimmed, mapping_version, apply_version, time_ms, bytes";
@@ -47,6 +52,26 @@ impl Writer {
 }
 
 impl Writer {
+    /// Begins a transaction, in a history in which no log goes on that has lost what replicas hold.
+    async fn begin(&self) -> Result<Transaction<'_>, Error> {
+        let deadline = Instant::now() + HISTORY_WAIT;
+        loop {
+            let mut transaction = self.database.begin().await?;
+            if transaction.is_accepted().await? {
+                return Ok(transaction);
+            }
+            transaction.rollback().await;
+            if Instant::now() >= deadline {
+                let reason = "another server has taken over, and its logs are still being compared with the replicas";
+                return Err(unavailable(
+                    format!("cannot append to PostgreSQL at {}", self.database.connector.name()),
+                    reason,
+                ));
+            }
+            tokio::time::sleep(HISTORY_POLL).await;
+        }
+    }
+
     /// Forgets message ids that are too old or too many, the oldest first, of all logs. In a transaction of
     /// its own, so that no log waits for it; another process that does the same takes others, or none.
     async fn expire(&self) -> Result<(), Error> {
@@ -78,7 +103,7 @@ impl GroupCommit for Writer {
                 tracing::debug!(error = &error as &dyn std::error::Error, "message ids were not forgotten");
             }
         }
-        let mut transaction = self.database.begin().await?;
+        let mut transaction = self.begin().await?;
         let mut heads = lock_heads(&mut transaction, batches.iter().map(|batch| &batch.shard)).await?;
         let mut known = read_known(&mut transaction, &heads, &batches).await?;
         let held = held(&mut transaction, batches.iter().filter_map(|batch| batch.claim)).await?;

@@ -6,10 +6,56 @@ use futures::StreamExt;
 use trawl_proto::{Epoch, Seq};
 
 use super::{append, batch, bodies, open, persist, shard};
-use crate::Error;
 use crate::conformance::PATIENCE;
 use crate::conformance::server::Server;
 use crate::store::{Change, Write};
+use crate::{Engine, Error};
+
+/// Does what the leader does when it has compared all logs with the replicas.
+async fn accept_history(engine: &Engine) {
+    let history = persist(async || {
+        let history = engine.log.new_history().await?;
+        history.ok_or_else(|| Error::Unavailable("the history is not new yet".into()))
+    });
+    let history = history.await;
+    persist(|| engine.log.accept_history(Epoch(1), &history)).await;
+    assert_eq!(engine.log.new_history().await.unwrap(), None);
+}
+
+/// After a fail-over nothing is acknowledged before the leader has accepted the new history, in no process
+/// and not as a repetition either; what came before that is known is not lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_wait_until_a_new_history_is_accepted() {
+    let Some(mut primary) = Server::start(&[("fsync", "off")]) else { return };
+    let standby = primary.standby("second");
+    let url = primary.url_with(&standby);
+    let engine = open(&url).await;
+    let shard = shard(0);
+    engine.log.create(Epoch(1), std::slice::from_ref(&shard)).await.unwrap();
+    append(&*engine.log, batch(&shard, "a", Some("a".into()))).await.unwrap();
+    tokio::task::block_in_place(|| {
+        primary.stop();
+        standby.promote();
+    });
+    let other = open(&url).await;
+    for engine in [&engine, &other] {
+        persist(|| engine.log.heads(std::slice::from_ref(&shard))).await;
+        let started = tokio::time::Instant::now();
+        let error = append(&*engine.log, batch(&shard, "a", Some("a".into()))).await.unwrap_err();
+        assert!(error.to_string().contains("being compared"), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(5));
+    }
+    let waiting = {
+        let (log, batch) = (other.log.clone(), batch(&shard, "b", None));
+        tokio::spawn(async move { persist(|| append(&*log, batch.clone())).await })
+    };
+    assert!(matches!(engine.log.accept_history(Epoch(1), "another").await, Err(Error::Unavailable(_))));
+    assert!(!waiting.is_finished());
+    accept_history(&engine).await;
+    assert_eq!(waiting.await.unwrap().first, Seq(2));
+    assert!(append(&*engine.log, batch(&shard, "a", Some("a".into()))).await.unwrap().duplicate);
+    assert_eq!(other.log.new_history().await.unwrap(), None);
+}
 
 /// The primary is killed in the middle of appends and its synchronous standby promoted: the same instance
 /// goes on there, and all that was acknowledged is there once.
@@ -43,6 +89,7 @@ async fn a_fail_over_loses_nothing_acknowledged() {
         primary.kill();
         standby.promote();
     });
+    accept_history(&engine).await;
     let acknowledged = appending.join_all().await.concat();
     let mut found = bodies(&*engine.log, &shard).await;
     assert_eq!(found.len(), acknowledged.len());

@@ -12,8 +12,9 @@
 //! replica      at ^                                    replica: copy from one that the log continues
 //! ```
 
-use trawl_cluster::shard_log::{Head, Record, chain};
 use trawl_proto::{Generation, Incarnation};
+
+use crate::shard_log::{Head, Record, chain};
 
 /// Where a replica stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
