@@ -162,7 +162,7 @@ impl Leaf for LeafService {
     }
 
     async fn history(&self, request: Request<v1::HistoryRequest>) -> Result<Response<v1::HistoryResponse>, Status> {
-        Ok(Response::new(copy::history(&self.0, &request.into_inner())))
+        Ok(Response::new(copy::history(&self.0, &request.into_inner()).await))
     }
 
     async fn copy_manifest(

@@ -1,7 +1,7 @@
 //! Histories for the leader, copies for other leaves.
 
 use trawl_proto::v1::failure::Kind;
-use trawl_proto::{ShardKey, failure, v1};
+use trawl_proto::{Seq, ShardKey, failure, v1};
 
 use super::Service;
 use crate::replica::Phase;
@@ -15,11 +15,18 @@ pub fn broken(service: &Service) -> v1::BrokenResponse {
 }
 
 /// Where a replica stands.
-pub fn history(service: &Service, request: &v1::HistoryRequest) -> v1::HistoryResponse {
-    match service.replica(request.shard.as_ref()) {
-        Ok(replica) => replica.history(request.points),
-        Err(failure) => v1::HistoryResponse { failure: Some(failure), ..v1::HistoryResponse::default() },
+pub async fn history(service: &Service, request: &v1::HistoryRequest) -> v1::HistoryResponse {
+    let replica = match service.replica(request.shard.as_ref()) {
+        Ok(replica) => replica,
+        Err(failure) => return v1::HistoryResponse { failure: Some(failure), ..v1::HistoryResponse::default() },
+    };
+    let mut history = replica.history(request.points);
+    if request.points {
+        let points = replica.earlier_points(Seq(request.after), Seq(request.through)).await;
+        history.earlier_seqs = points.iter().map(|point| point.seq.0).collect();
+        history.earlier_chains = points.iter().map(|point| point.chain).collect();
     }
+    history
 }
 
 /// Takes a copy of a replica that serves and that its log continues.

@@ -240,7 +240,7 @@ async fn a_log_that_lost_its_tail_is_noticed_and_nothing_here_is_lost() {
     let outcomes = leaf.client.outcomes(request).await.unwrap().into_inner();
     assert_eq!((outcomes.outcomes.len(), outcomes.failure.is_some()), (0, true));
     assert_eq!(leaf.client.broken(v1::BrokenRequest {}).await.unwrap().into_inner().shards, [(&shard).into()]);
-    let history = v1::HistoryRequest { shard: Some((&shard).into()), points: true };
+    let history = v1::HistoryRequest { shard: Some((&shard).into()), points: true, ..v1::HistoryRequest::default() };
     let history = leaf.client.history(history).await.unwrap().into_inner();
     assert_eq!(history.committed, Some(v1::Generation { incarnation: 1, seq: 2 }));
     assert_eq!(history.rows.unwrap().chains, [history.chain]);

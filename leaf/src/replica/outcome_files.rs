@@ -22,10 +22,11 @@ use std::time::Duration;
 
 use prost::Message;
 use trawl_cluster::shard_log::Record;
-use trawl_proto::Incarnation;
 use trawl_proto::v1::{Outcome, OutcomeRow, OutcomeRun};
+use trawl_proto::{Incarnation, Seq};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::apply::rows::Point;
 use crate::apply::state::State;
 use crate::error::Error;
 
@@ -224,22 +225,42 @@ impl Place {
     /// The outcomes of `first..=last` from here on, with the incarnations of their rows. A file that is
     /// gone meanwhile has none.
     pub fn read(&self, first: u64, last: u64) -> Result<Vec<(Incarnation, Outcome)>, Error> {
+        let mut found = Vec::new();
+        self.rows(last, |row| {
+            let incarnation = Incarnation(row.incarnation);
+            let outcomes = outcomes(&row).filter(|outcome| (first..=last).contains(&outcome.seq));
+            found.extend(outcomes.map(|outcome| (incarnation, outcome)));
+        })?;
+        Ok(found)
+    }
+
+    /// Where the rows that overlap `first..=last` begin, and the points at their ends.
+    pub fn points(&self, first: u64, last: u64) -> Result<Vec<(Seq, Point)>, Error> {
+        let mut found = Vec::new();
+        self.rows(last, |row| {
+            let seq = Seq(last_of(&row));
+            if seq.0 >= first {
+                found.push((Seq(row.first), Point { seq, chain: row.chain }));
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// Goes over the rows from here on that begin at or before `last`.
+    fn rows(&self, last: u64, mut with: impl FnMut(OutcomeRow)) -> Result<(), Error> {
         let mut file = match File::open(&self.path) {
             Ok(file) => io::BufReader::with_capacity(MARK_BYTES as usize, file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(Error::io("open", &self.path)(error)),
         };
         file.seek(SeekFrom::Start(self.offset)).map_err(Error::io("seek in", &self.path))?;
-        let mut found = Vec::new();
         while let Some((row, _)) = next_row(&mut file).map_err(Error::io("read", &self.path))? {
             if row.first > last {
                 break;
             }
-            let incarnation = Incarnation(row.incarnation);
-            let outcomes = outcomes(&row).filter(|outcome| (first..=last).contains(&outcome.seq));
-            found.extend(outcomes.map(|outcome| (incarnation, outcome)));
+            with(row);
         }
-        Ok(found)
+        Ok(())
     }
 }
 
@@ -325,8 +346,8 @@ fn outcomes(row: &OutcomeRow) -> impl Iterator<Item = Outcome> + '_ {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use trawl_proto::Generation;
     use trawl_proto::v1::{OperationError, outcome::Result as Came};
-    use trawl_proto::{Generation, Seq};
 
     use super::*;
 

@@ -17,9 +17,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use futures::future::join_all;
 use tokio::time::Instant;
-use trawl_cluster::Error;
 use trawl_cluster::shard_log::{Base, Head};
 use trawl_cluster::view::View;
+use trawl_cluster::Error;
 use trawl_proto::{Epoch, Generation, Incarnation, NodeName, Seq, ShardKey, v1};
 
 use self::decide::{Decision, Report, decide};
@@ -95,7 +95,7 @@ impl Repairer<'_> {
             }
             Decision::Nothing => return Ok(()),
         };
-        let Some(history) = self.history(view, shard, &base, true).await.filter(|history| history.broken) else {
+        let Some(history) = self.history(view, shard, &base, Some(&head)).await.filter(|history| history.broken) else {
             return Ok(());
         };
         let Some(fork) = self.fork(shard, &head, &history).await? else {
@@ -113,7 +113,7 @@ impl Repairer<'_> {
     async fn reports(&self, view: &View, shard: &ShardKey) -> BTreeMap<NodeName, Report> {
         let leaves = view.assignments.get(shard).map_or(&[][..], |assignment| &assignment.leaves);
         let reports = leaves.iter().map(|leaf| async move {
-            let report = match self.history(view, shard, leaf, false).await {
+            let report = match self.history(view, shard, leaf, None).await {
                 Some(v1::HistoryResponse { broken: true, committed: Some(at), .. }) => Report::Broken(at.into()),
                 Some(_) => Report::Fits,
                 None => Report::Silent,
@@ -123,17 +123,19 @@ impl Repairer<'_> {
         join_all(reports).await.into_iter().collect()
     }
 
-    /// What one leaf says of its replica; `None` when it says nothing.
+    /// What one leaf says of its replica, with the points in reach of a head where one is given; `None` when
+    /// it says nothing.
     async fn history(
         &self,
         view: &View,
         shard: &ShardKey,
         leaf: &NodeName,
-        points: bool,
+        points: Option<&Head>,
     ) -> Option<v1::HistoryResponse> {
         let node = view.leaf(leaf).filter(|node| node.alive)?;
         let client: std::sync::Arc<LeafClient> = self.root.leaves.client(&node.record)?;
-        let request = v1::HistoryRequest { shard: Some(shard.into()), points };
+        let (after, through) = points.map_or((0, 0), |head| (head.trimmed.0, head.last.0));
+        let request = v1::HistoryRequest { shard: Some(shard.into()), points: points.is_some(), after, through };
         let answer = client.history(request, self.root.config.leaves.status_timeout).await;
         answer.ok().filter(|history| history.failure.is_none())
     }

@@ -105,7 +105,8 @@ impl Search {
     }
 }
 
-/// The points a replica knows, oldest first, from what it said.
+/// The points a replica knows, oldest first, from what it said. Between the earlier ones and the others
+/// rows may be unknown that lie behind the log's end.
 fn points(history: &v1::HistoryResponse) -> Option<Vec<(Seq, u64)>> {
     let rows = history.rows.as_ref()?;
     let end = history.committed.as_ref()?.seq;
@@ -114,7 +115,9 @@ fn points(history: &v1::HistoryResponse) -> Option<Vec<(Seq, u64)>> {
     if rows.operations.len() != rows.chains.len() || *rows.chains.last().unwrap_or(&rows.before) != history.chain {
         return None;
     }
-    let mut points = vec![(Seq(seq), rows.before)];
+    let earlier = history.earlier_seqs.iter().zip(&history.earlier_chains);
+    let mut points: Vec<_> = earlier.map(|(seq, chain)| (Seq(*seq), *chain)).collect();
+    points.push((Seq(seq), rows.before));
     for (operations, chain) in rows.operations.iter().zip(&rows.chains) {
         seq += u64::from(*operations);
         points.push((Seq(seq), *chain));
@@ -199,20 +202,27 @@ mod tests {
     }
 
     proptest! {
-        /// For any shared, lost and new rows, any trim, and a replica that remembers at least one shared
-        /// point that the log still reaches, the fork is the end of what is shared.
+        /// For any shared, lost and new rows, any trim, and a replica that remembers some rows in its
+        /// commit and the others in its outcomes, the fork is the end of what is shared.
         #[test]
         fn the_fork_is_the_end_of_what_is_shared(
             shared in prop::collection::vec(1..5u64, 0..12),
             lost in prop::collection::vec(1..5u64, 1..6),
             grown in prop::collection::vec(1..5u64, 0..10),
-            forgotten in 0..12usize,
+            known in 0..18usize,
             trimmed in 0..12usize,
         ) {
             let both = rows((0, 0), &shared, 1, 10);
             let applied: Vec<_> = both.iter().cloned().chain(rows(end(&both), &lost, 2, 20)).collect();
-            let log: Vec<_> = both.iter().cloned().chain(rows(end(&both), &grown, 3, 30)).collect();
-            let history = history(&applied, applied.len() - forgotten.min(both.len()), 20);
+            // By a clock that is behind.
+            let log: Vec<_> = both.iter().cloned().chain(rows(end(&both), &grown, 3, 5)).collect();
+            let mut history = history(&applied, known.min(applied.len()), 20);
+            // Outcomes tell of the rows that a commit has forgotten, in reach of the log.
+            let forgotten = &applied[..applied.len() - known.min(applied.len())];
+            let in_reach = forgotten.iter().filter(|row| row.first.0 <= end(&log).0);
+            let start = forgotten.first().map(|_| (0, 0));
+            (history.earlier_seqs, history.earlier_chains) =
+                start.into_iter().chain(in_reach.map(|row| (row.last.0, row.chain))).unzip();
             let trimmed = both[..trimmed.min(both.len())].last().map_or(0, |row| row.last.0);
             prop_assert_eq!(find(&log, trimmed, &history), Fork::At(Seq(end(&both).0)));
         }
