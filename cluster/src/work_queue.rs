@@ -105,6 +105,9 @@ pub struct Task {
 pub const TASK_BYTES_MAX: usize = 1 << 20;
 /// Length of a task's kind or key at most.
 pub const TASK_KEY_BYTES_MAX: usize = 1_024;
+/// Kinds without a task that is kept whose counts are, those with the most finished tasks; every load has a
+/// kind of its own.
+pub(crate) const KINDS_DONE_MAX: u32 = 64;
 /// A reason longer than this is cut off.
 const REASON_BYTES_MAX: usize = 4_096;
 
@@ -115,7 +118,8 @@ pub struct QueueCounts {
     pub ready: u64,
     /// Claimed.
     pub claimed: u64,
-    /// Finished, ever; finished tasks themselves are kept for a while only.
+    /// Finished, ever; finished tasks themselves are kept for a while only. Of kinds without any task that
+    /// is kept, so many counts are forgotten that a bounded number is left.
     pub done: u64,
     /// Dead and kept.
     pub dead: u64,

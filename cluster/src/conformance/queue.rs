@@ -9,7 +9,8 @@ use trawl_proto::{Epoch, Seq, ShardKey};
 use super::{Open, PATIENCE, engine};
 use crate::shard_log::Append;
 use crate::work_queue::{
-    Claim, NewTask, QueueCounts, Receipt, TASK_BYTES_MAX, TASK_KEY_BYTES_MAX, TaskId, TaskState, WorkQueue,
+    Claim, KINDS_DONE_MAX, NewTask, QueueCounts, Receipt, TASK_BYTES_MAX, TASK_KEY_BYTES_MAX, TaskId, TaskState,
+    WorkQueue,
 };
 use crate::{EngineOptions, Error};
 
@@ -366,6 +367,22 @@ pub async fn the_queue_is_bounded(open: &Open) {
     let done = queue.tasks("k", Some(TaskState::Done), TaskId(0), 99).await.unwrap();
     assert!(done.len() <= 1, "{done:?}");
     assert_eq!(queue.counts("k").await.unwrap(), counts(2, 0, 8, 0));
+
+    // Counts of kinds of which nothing is kept are forgotten, those of the fewest first.
+    let kind = |n: u32| format!("load-{n:03}");
+    for n in 0..KINDS_DONE_MAX + 8 {
+        queue.push(&kind(n), vec![task("")]).await.unwrap();
+        let claim = queue.claim(&kind(n), LONG, "worker").await.unwrap().unwrap();
+        queue.ack(claim.receipt, Bytes::new()).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    queue.push("other", vec![task("")]).await.unwrap();
+    let mut left = 0;
+    for n in 0..KINDS_DONE_MAX + 8 {
+        left += u32::try_from(queue.counts(&kind(n)).await.unwrap().done).unwrap();
+    }
+    assert_eq!(left, KINDS_DONE_MAX);
+    assert_eq!(queue.counts("k").await.unwrap(), counts(2, 0, 8, 0), "tasks of it are kept");
 }
 
 /// What is too large is refused by name, and a long reason is cut off.

@@ -18,7 +18,8 @@ use super::store::signed;
 use super::{EngineOptions, Tasks};
 use crate::Error;
 use crate::work_queue::{
-    Claim, NewTask, QueueCounts, Receipt, Task, TaskId, TaskState, WorkQueue, check_result, check_tasks, shortened,
+    Claim, KINDS_DONE_MAX, NewTask, QueueCounts, Receipt, Task, TaskId, TaskState, WorkQueue, check_result,
+    check_tasks, shortened,
 };
 
 /// Finished tasks that one call deletes at most.
@@ -142,6 +143,12 @@ impl WorkQueue for PostgresQueue {
         }
         if let Some((last, _)) = new.last().copied() {
             insert(&mut transaction, kind, &new).await?;
+            let forget = sqlx::query(
+                "DELETE FROM task_kinds WHERE kind IN (SELECT kind FROM task_kinds
+                   WHERE NOT EXISTS (SELECT FROM tasks WHERE tasks.kind = task_kinds.kind)
+                   ORDER BY done DESC, kind OFFSET $1)",
+            );
+            transaction.execute("tidy up the queue of", forget.bind(i64::from(KINDS_DONE_MAX))).await?;
             let note = sqlx::query("UPDATE queue SET last_task = $1").bind(last);
             transaction.execute("push to", note).await?;
         }

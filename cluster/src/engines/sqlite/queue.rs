@@ -17,7 +17,8 @@ use super::writer::tuples;
 use super::{EngineOptions, Tasks};
 use crate::Error;
 use crate::work_queue::{
-    Claim, NewTask, QueueCounts, Receipt, Task, TaskId, TaskState, WorkQueue, check_result, check_tasks, shortened,
+    Claim, KINDS_DONE_MAX, NewTask, QueueCounts, Receipt, Task, TaskId, TaskState, WorkQueue, check_result,
+    check_tasks, shortened,
 };
 
 /// Rows per statement.
@@ -122,6 +123,12 @@ impl WorkQueue for SqliteQueue {
             return Ok(ids);
         };
         insert(connection, kind, &new).await.map_err(failed())?;
+        let forget = sqlx::query(
+            "DELETE FROM task_kinds WHERE kind IN (SELECT kind FROM task_kinds
+               WHERE NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.kind = task_kinds.kind)
+               ORDER BY done DESC, kind LIMIT -1 OFFSET ?1)",
+        );
+        forget.bind(KINDS_DONE_MAX).execute(&mut *connection).await.map_err(failed())?;
         let note = sqlx::query("UPDATE queue SET last_task = ?1").bind(last);
         note.execute(connection).await.map_err(failed())?;
         transaction.commit_quietly(new.iter().map(|(_, task)| task.body.len() as u64).sum()).await?;
