@@ -16,6 +16,7 @@ pub mod lease;
 pub mod membership;
 #[cfg(test)]
 mod memory;
+pub mod outage;
 pub mod shard_log;
 pub mod store;
 pub mod view;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{NodeRecord, keys};
 use crate::store::{Guard, Revision, Write};
-use crate::{Error, Store};
+use crate::{Error, Store, outage};
 
 /// How long the removal of the record at a clean shutdown may take.
 const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -92,7 +92,7 @@ impl Heart {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
-                    tracing::warn!(node = %self.record.name, error = &error as &dyn std::error::Error, "cannot renew the membership");
+                    outage::warn(&error, format_args!("cannot renew the membership of {}", self.record.name));
                 }
             }
         }

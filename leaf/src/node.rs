@@ -21,7 +21,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use trawl_cluster::catalog::{NodeRecord, PROTOCOL, Role, ServingRecord, keys};
 use trawl_cluster::store::{Revision, Write};
-use trawl_cluster::{Engine, Membership, View, Viewer};
+use trawl_cluster::{Engine, Membership, View, Viewer, outage};
 use trawl_data::mapping::Mapping;
 use trawl_proto::v1::leaf_server::LeafServer;
 use trawl_proto::{Generation, IndexUid, ShardKey};
@@ -376,7 +376,7 @@ impl Keeper {
                     self.published.remove(&shard);
                 }
             }
-            Err(error) => tracing::warn!(%error, "cannot read the heads of replicas that were taken out"),
+            Err(error) => outage::warn(&error, "cannot read the heads of replicas that were taken out"),
         }
     }
 
@@ -414,7 +414,7 @@ impl Keeper {
                 self.published = published;
                 self.viewer.at_least(revision, VIEW_TIMEOUT).await;
             }
-            Err(error) => tracing::warn!(%error, "cannot write serving records"),
+            Err(error) => outage::warn(&error, "cannot write serving records"),
         }
     }
 

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use trawl_cluster::catalog::{AssignmentRecord, keys};
 use trawl_cluster::store::{Guard, Revision, Write};
 use trawl_cluster::view::View;
-use trawl_cluster::{Error, Fence};
+use trawl_cluster::{Error, Fence, outage};
 use trawl_proto::Epoch;
 
 use self::placement::{Place, Step};
@@ -111,7 +111,7 @@ impl Leader<'_> {
                 () = tokio::time::sleep_until(poison_at) => {
                     if let Err(error) = self.skip_poison().await {
                         if matches!(error, Error::Fenced { .. }) { return }
-                        tracing::warn!(%error, "poison cannot be skipped now");
+                        outage::warn(&error, "poison cannot be skipped now");
                     }
                     poison_at = Instant::now() + self.root.config.lead.poison_interval;
                 }
@@ -125,7 +125,7 @@ impl Leader<'_> {
                     let pause = match trimmed.await {
                         Err(Error::Fenced { .. }) => return,
                         Err(error) => {
-                            tracing::warn!(%error, "logs cannot be trimmed now");
+                            outage::warn(&error, "logs cannot be trimmed now");
                             lead.trim_interval
                         }
                         Ok(true) => lead.trim_interval_large,
@@ -137,7 +137,7 @@ impl Leader<'_> {
                     match field_watch.round(self).await {
                         Ok(()) => {}
                         Err(Error::Fenced { .. }) => return,
-                        Err(error) => tracing::warn!(%error, "fields cannot be counted now"),
+                        Err(error) => outage::warn(&error, "fields cannot be counted now"),
                     }
                     fields_at = Instant::now() + self.root.config.lead.fields_interval;
                 }
@@ -185,7 +185,7 @@ impl Leader<'_> {
     }
 
     async fn pause(&self, error: &Error) {
-        tracing::warn!(%error, epoch = %self.epoch, "the leader's step failed, it is tried again");
+        outage::warn(error, "the leader's step failed, it is tried again");
         tokio::time::sleep(self.root.config.lead.retry).await;
     }
 }

@@ -121,7 +121,10 @@ async fn expel(root: &Root, view: &View, late: &[(ShardKey, NodeName)]) {
         tracing::warn!(%shard, %leaf, "replica missed a refresh and leaves the serving set");
         let committed = root.engine.store.commit(&[Guard::At(key.clone(), revision)], &[Write::Delete(key)]).await;
         if let Err(error) = committed {
-            tracing::warn!(%shard, %leaf, %error, "cannot take the replica out of the serving set");
+            trawl_cluster::outage::warn(
+                &error,
+                format_args!("cannot take leaf {leaf} out of the serving set of {shard}"),
+            );
         }
     }
 }

@@ -16,7 +16,7 @@ use super::core::{Action, Core, Event, Observation, Outcome};
 use super::{Config, Held};
 use crate::catalog::keys;
 use crate::store::{Change, Entry, Revision, Update};
-use crate::{Error, Store};
+use crate::{Error, Store, outage};
 
 /// How long giving the lease back may take at a shutdown.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -118,11 +118,7 @@ impl Driver {
             Ok(revision) => Outcome::Done(revision),
             Err(Error::Conflict(_)) => Outcome::Lost,
             Err(error) => {
-                tracing::warn!(
-                    node = self.name,
-                    error = &error as &dyn std::error::Error,
-                    "cannot commit to the lease"
-                );
+                outage::warn(&error, format_args!("{} cannot commit to the lease", self.name));
                 Outcome::Unknown
             }
         }

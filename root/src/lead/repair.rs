@@ -19,7 +19,7 @@ use futures::future::join_all;
 use tokio::time::Instant;
 use trawl_cluster::shard_log::{Base, Head};
 use trawl_cluster::view::View;
-use trawl_cluster::Error;
+use trawl_cluster::{Error, outage};
 use trawl_proto::{Epoch, Generation, Incarnation, NodeName, Seq, ShardKey, v1};
 
 use self::decide::{Decision, Report, decide};
@@ -39,7 +39,7 @@ pub(super) async fn run(root: &Root, epoch: Epoch) {
         match repairer.round().await {
             Ok(()) => {}
             Err(Error::Fenced { .. }) => return,
-            Err(error) => tracing::warn!(%error, "logs cannot be repaired now"),
+            Err(error) => outage::warn(&error, "logs cannot be repaired now"),
         }
     }
 }

@@ -54,6 +54,7 @@ pub(super) struct Connector {
 /// No host will do.
 struct Outage {
     error: Shared,
+    since: Instant,
     pause: Duration,
     next: Instant,
 }
@@ -100,12 +101,13 @@ impl Connector {
             match tried.unwrap_or_else(|_| Err(unavailable("cannot connect", "it did not answer in time"))) {
                 Ok(session) => {
                     self.preferred.store(n, Ordering::Relaxed);
-                    if self.outage.lock().take().is_some() {
-                        tracing::info!(%host, "connected to PostgreSQL again");
+                    if let Some(Outage { since, .. }) = self.outage.lock().take() {
+                        tracing::info!(%host, away = ?since.elapsed(), "connected to PostgreSQL again");
                     }
                     return Ok(session);
                 }
                 Err(error @ Error::Corrupt(_)) => return Err(error),
+                Err(Error::Unavailable(reason)) => reasons.push(reason.to_string()),
                 Err(error) => reasons.push(error.to_string()),
             }
         }
@@ -114,13 +116,23 @@ impl Connector {
 
     fn failed(&self, reason: String) -> Error {
         let mut outage = self.outage.lock();
-        let pause = outage.as_ref().map_or(PAUSES.0, |outage| (outage.pause * 2).min(PAUSES.1));
-        if outage.is_none() {
-            tracing::warn!(reason, "no PostgreSQL server will do");
-        }
-        let error = Shared::new(unavailable("cannot connect to PostgreSQL", reason));
+        let now = Instant::now();
+        let (since, pause) = match &*outage {
+            None => {
+                crate::outage::told();
+                tracing::warn!(reason, "PostgreSQL is away");
+                (now, PAUSES.0)
+            }
+            Some(Outage { since, pause, .. }) => {
+                if crate::outage::is_time() {
+                    tracing::warn!(reason, since = ?since.elapsed(), "PostgreSQL is still away");
+                }
+                (*since, (*pause * 2).min(PAUSES.1))
+            }
+        };
+        let error = Shared::new(unavailable("no PostgreSQL server will do", reason));
         let told = error.again();
-        *outage = Some(Outage { error, pause, next: Instant::now() + pause });
+        *outage = Some(Outage { error, since, pause, next: now + pause });
         told
     }
 
