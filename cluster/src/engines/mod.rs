@@ -8,6 +8,7 @@ mod postgres;
 mod reading;
 mod restart;
 mod sqlite;
+mod tasks;
 mod watching;
 
 use std::fmt;

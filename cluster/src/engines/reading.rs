@@ -159,8 +159,23 @@ impl<R: Rows> Tail<R> {
     }
 }
 
+/// What a read from behind `after` came to, of a log that is trimmed through one seq and ends at another; of
+/// none where there is no such log.
+pub(super) async fn found(
+    shard: &ShardKey,
+    after: Seq,
+    log: Option<(Seq, Generation)>,
+    rows: Vec<RawRow>,
+) -> Result<(Generation, Vec<StoredRow>), Error> {
+    let (trimmed, end) = log.ok_or_else(|| Error::NoSuchLog(shard.clone()))?;
+    match after < trimmed {
+        true => Err(Error::Trimmed { shard: shard.clone(), trimmed }),
+        false => Ok((end, decode_rows(shard.clone(), after, rows).await?)),
+    }
+}
+
 /// Decodes rows and checks each one's chain, and that they follow each other without a gap.
-pub(super) async fn decode_rows(shard: ShardKey, after: Seq, rows: Vec<RawRow>) -> Result<Vec<StoredRow>, Error> {
+async fn decode_rows(shard: ShardKey, after: Seq, rows: Vec<RawRow>) -> Result<Vec<StoredRow>, Error> {
     let bytes = rows.iter().map(|row| row.body_bytes).sum::<u64>();
     let work = move || {
         let mut decoded: Vec<StoredRow> = Vec::with_capacity(rows.len());

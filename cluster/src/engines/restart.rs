@@ -1,6 +1,6 @@
 //! How a log begins a new incarnation, whatever the engine: how its head and rows move.
 
-use trawl_proto::Seq;
+use trawl_proto::{Incarnation, Seq, ShardKey};
 
 use super::codec;
 use super::plan::{LogHead, ROW_BYTES};
@@ -17,6 +17,15 @@ pub(super) struct Moved {
     pub(super) time_ms: u64,
     pub(super) previous_chain: u64,
     pub(super) chain: u64,
+}
+
+/// The head that was found, if it is at the incarnation that is to end.
+pub(super) fn at_incarnation(head: Option<LogHead>, shard: &ShardKey, from: Incarnation) -> Result<LogHead, Error> {
+    match head {
+        Some(head) if head.incarnation == from => Ok(head),
+        Some(head) => Err(Error::OtherIncarnation { shard: shard.clone(), found: head.incarnation }),
+        None => Err(Error::NoSuchLog(shard.clone())),
+    }
 }
 
 /// The head of the new incarnation, before any row. Its mapping version and time are the base's: those

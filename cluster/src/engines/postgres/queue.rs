@@ -17,6 +17,7 @@ use super::database::{Database, Statement, Transaction};
 use super::store::signed;
 use super::{EngineOptions, Tasks};
 use crate::Error;
+use crate::engines::tasks::{millis, number, number_of, state_of};
 use crate::work_queue::{
     Claim, KINDS_DONE_MAX, NewTask, QueueCounts, Receipt, Task, TaskId, TaskState, WorkQueue, check_result,
     check_tasks, shortened,
@@ -371,32 +372,14 @@ async fn known_keys(
     transaction: &mut Transaction<'_>,
     kind: &str,
     tasks: &[NewTask],
-) -> Result<HashMap<Vec<u8>, i64>, Error> {
+) -> Result<HashMap<String, i64>, Error> {
     let keys: Vec<&[u8]> = tasks.iter().filter_map(|task| Some(task.key.as_ref()?.as_bytes())).collect();
     if keys.is_empty() {
         return Ok(HashMap::new());
     }
     let query = sqlx::query("SELECT key, id FROM tasks WHERE kind = $1 AND key = ANY ($2)").bind(kind).bind(keys);
     let rows = transaction.fetch_all("push to", query).await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
-}
-
-/// Numbers the tasks behind `last`, but those whose key is known: all ids in order, and what is new.
-fn number(tasks: &[NewTask], mut known: HashMap<Vec<u8>, i64>, last: i64) -> (Vec<TaskId>, Vec<(i64, &NewTask)>) {
-    let mut new: Vec<(i64, &NewTask)> = Vec::with_capacity(tasks.len());
-    let mut ids = Vec::with_capacity(tasks.len());
-    for task in tasks {
-        let next = last + 1 + new.len() as i64;
-        let id = match &task.key {
-            Some(key) => *known.entry(key.clone().into_bytes()).or_insert(next),
-            None => next,
-        };
-        if id == next {
-            new.push((id, task));
-        }
-        ids.push(TaskId(id.cast_unsigned()));
-    }
-    (ids, new)
+    Ok(rows.iter().map(|row| (String::from_utf8_lossy(row.get(0)).into_owned(), row.get(1))).collect())
 }
 
 async fn insert(transaction: &mut Transaction<'_>, kind: &str, tasks: &[(i64, &NewTask)]) -> Result<(), Error> {
@@ -430,29 +413,14 @@ pub(super) fn text(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-fn number_of(state: TaskState) -> i32 {
-    match state {
-        TaskState::Ready => 0,
-        TaskState::Claimed => 1,
-        TaskState::Done => 2,
-        TaskState::Dead => 3,
-    }
-}
-
 fn task(row: &PgRow) -> Result<Task, Error> {
-    let state = match row.get::<i32, _>(3) {
-        0 => TaskState::Ready,
-        1 => TaskState::Claimed,
-        2 => TaskState::Done,
-        3 => TaskState::Dead,
-        other => return Err(Error::Corrupt(format!("task {}: state {other}", unsigned(row, 0)))),
-    };
+    let id = TaskId(unsigned(row, 0));
     let key: Option<&[u8]> = row.get(2);
     Ok(Task {
-        id: TaskId(unsigned(row, 0)),
+        id,
         kind: row.get(1),
         key: key.map(|key| String::from_utf8_lossy(key).into_owned()),
-        state,
+        state: state_of(id, row.get(3))?,
         attempts: small(row, 4),
         attempts_max: small(row, 5),
         cancelled: row.get(6),
@@ -475,10 +443,4 @@ fn small(row: &PgRow, column: usize) -> u32 {
 
 fn bytes(row: &PgRow, column: usize) -> Bytes {
     Bytes::copy_from_slice(row.get(column))
-}
-
-/// A duration in milliseconds; a century stands for anything longer.
-fn millis(duration: Duration) -> i64 {
-    const CENTURY_MS: i64 = 100 * 366 * 86_400_000;
-    i64::try_from(duration.as_millis()).unwrap_or(CENTURY_MS).min(CENTURY_MS)
 }

@@ -7,7 +7,7 @@ use trawl_proto::{Generation, Incarnation, Seq, ShardKey};
 use super::log::Shared;
 use super::store::signed;
 use crate::Error;
-use crate::engines::reading::{RawRow, Rows, StoredRow, decode_rows};
+use crate::engines::reading::{RawRow, Rows, StoredRow, found};
 
 /// One statement, hence one moment. `near` does not load bodies: the row that holds the seq behind $3,
 /// and those that follow; `sized` adds up how much they would be.
@@ -45,19 +45,13 @@ impl Rows for Shared {
                 .bind(bytes_max)
         };
         let (rows, _) = self.database.fetch_all("read", read).await?;
-        let Some(first) = rows.first() else {
-            return Err(Error::NoSuchLog(shard.clone()));
-        };
-        let trimmed = Seq(first.get::<i64, _>(0).cast_unsigned());
-        if after < trimmed {
-            return Err(Error::Trimmed { shard: shard.clone(), trimmed });
-        }
-        let number = |column: usize| first.get::<i64, _>(column).cast_unsigned();
-        let end = Generation { incarnation: Incarnation(number(12)), seq: Seq(number(13)) };
-        if first.get::<Option<i64>, _>(2).is_none() {
-            return Ok((end, Vec::new()));
-        }
-        Ok((end, decode_rows(shard.clone(), after, rows.iter().map(raw).collect()).await?))
+        let log = rows.first().map(|row| {
+            let number = |column: usize| row.get::<i64, _>(column).cast_unsigned();
+            (Seq(number(0)), Generation { incarnation: Incarnation(number(12)), seq: Seq(number(13)) })
+        });
+        // A log without such rows is one row of its own.
+        let rows = rows.iter().filter(|row| row.get::<Option<i64>, _>(2).is_some()).map(raw).collect();
+        found(shard, after, log, rows).await
     }
 }
 

@@ -12,7 +12,7 @@ use super::writer::lock_heads;
 use crate::Error;
 use crate::engines::plan::LogHead;
 use crate::engines::reading::RawRow;
-use crate::engines::restart::{Moved, begin_at, end_with, go_along, public_head};
+use crate::engines::restart::{Moved, at_incarnation, begin_at, end_with, go_along, public_head};
 use crate::shard_log::{Base, Head};
 
 const DOING: &str = "restart a log in";
@@ -31,14 +31,11 @@ impl Shared {
     ) -> Result<Head, Error> {
         let mut transaction = self.begin_fenced(epoch).await?;
         let mut heads = lock_heads(&mut transaction, std::iter::once(shard)).await?;
-        let old = match heads.remove(shard) {
-            Some(head) if head.incarnation == from => head,
-            head => {
+        let old = match at_incarnation(heads.remove(shard), shard, from) {
+            Ok(head) => head,
+            Err(error) => {
                 transaction.rollback().await;
-                return Err(head.map_or(Error::NoSuchLog(shard.clone()), |head| Error::OtherIncarnation {
-                    shard: shard.clone(),
-                    found: head.incarnation,
-                }));
+                return Err(error);
             }
         };
         set_aside(&mut transaction, old.log, fork).await?;

@@ -16,6 +16,7 @@ use super::database::Database;
 use super::writer::tuples;
 use super::{EngineOptions, Tasks};
 use crate::Error;
+use crate::engines::tasks::{millis, number, number_of, state_of};
 use crate::work_queue::{
     Claim, KINDS_DONE_MAX, NewTask, QueueCounts, Receipt, Task, TaskId, TaskState, WorkQueue, check_result,
     check_tasks, shortened,
@@ -398,24 +399,6 @@ async fn known_keys(
     Ok(known)
 }
 
-/// Numbers the tasks behind `last`, but those whose key is known: all ids in order, and what is new.
-fn number(tasks: &[NewTask], mut known: HashMap<String, i64>, last: i64) -> (Vec<TaskId>, Vec<(i64, &NewTask)>) {
-    let mut new: Vec<(i64, &NewTask)> = Vec::with_capacity(tasks.len());
-    let mut ids = Vec::with_capacity(tasks.len());
-    for task in tasks {
-        let next = last + 1 + new.len() as i64;
-        let id = match &task.key {
-            Some(key) => *known.entry(key.clone()).or_insert(next),
-            None => next,
-        };
-        if id == next {
-            new.push((id, task));
-        }
-        ids.push(TaskId(id.cast_unsigned()));
-    }
-    (ids, new)
-}
-
 async fn insert(connection: &mut SqliteConnection, kind: &str, tasks: &[(i64, &NewTask)]) -> Result<(), sqlx::Error> {
     for chunk in tasks.chunks(STATEMENT_ROWS_MAX) {
         let statement = format!(
@@ -442,28 +425,13 @@ fn bind(query: Query<'_>, receipt: Receipt) -> Query<'_> {
     query.bind(receipt.task.0.cast_signed()).bind(receipt.claim.cast_signed())
 }
 
-fn number_of(state: TaskState) -> i64 {
-    match state {
-        TaskState::Ready => 0,
-        TaskState::Claimed => 1,
-        TaskState::Done => 2,
-        TaskState::Dead => 3,
-    }
-}
-
 fn task(row: &SqliteRow) -> Result<Task, Error> {
-    let state = match row.get::<i64, _>(3) {
-        0 => TaskState::Ready,
-        1 => TaskState::Claimed,
-        2 => TaskState::Done,
-        3 => TaskState::Dead,
-        other => return Err(Error::Corrupt(format!("task {}: state {other}", unsigned(row, 0)))),
-    };
+    let id = TaskId(unsigned(row, 0));
     Ok(Task {
-        id: TaskId(unsigned(row, 0)),
+        id,
         kind: row.get(1),
         key: row.get(2),
-        state,
+        state: state_of(id, row.get(3))?,
         attempts: row.get(4),
         attempts_max: row.get(5),
         cancelled: row.get(6),
@@ -482,10 +450,4 @@ fn unsigned(row: &SqliteRow, column: usize) -> u64 {
 
 fn bytes(row: &SqliteRow, column: usize) -> Bytes {
     row.get::<Vec<u8>, _>(column).into()
-}
-
-/// A duration in milliseconds; a century stands for anything longer.
-fn millis(duration: Duration) -> i64 {
-    const CENTURY_MS: i64 = 100 * 366 * 86_400_000;
-    i64::try_from(duration.as_millis()).unwrap_or(CENTURY_MS).min(CENTURY_MS)
 }
