@@ -11,7 +11,7 @@
 
 mod decide;
 mod fork;
-mod history;
+pub(super) mod history;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -15,6 +15,7 @@ use trawl_cluster::shard_log::Head;
 use trawl_cluster::view::View;
 use trawl_proto::{Epoch, NodeName, Seq, ShardKey, v1};
 
+use super::repair::history::{Found, compare};
 use crate::config::LeadConfig;
 use crate::root::Root;
 
@@ -76,7 +77,7 @@ impl Trimmer {
     }
 
     async fn trim(&self, root: &Root, epoch: Epoch, view: &View, due: Vec<(&ShardKey, Head)>) -> Result<(), Error> {
-        let committed = committed(root, view, &due).await;
+        let committed = committed(root, view, &due).await?;
         for (shard, head) in due {
             let holders = view.assignments.get(shard).map_or(&[][..], |assignment| &assignment.leaves);
             let of_holder = |leaf: &NodeName| committed.get(&(shard.clone(), leaf.clone())).copied();
@@ -95,8 +96,14 @@ impl Trimmer {
     }
 }
 
-/// What the assigned leaves have committed of each shard, in the log's present incarnation.
-async fn committed(root: &Root, view: &View, due: &[(&ShardKey, Head)]) -> HashMap<(ShardKey, NodeName), Seq> {
+/// What the assigned leaves have committed of each shard, in the log's present incarnation. A replica that
+/// holds what the log has lost holds the log until it is repaired, also before it has noticed: what it has
+/// committed is not what would be trimmed.
+async fn committed(
+    root: &Root,
+    view: &View,
+    due: &[(&ShardKey, Head)],
+) -> Result<HashMap<(ShardKey, NodeName), Seq>, Error> {
     let mut by_leaf: BTreeMap<&NodeName, Vec<String>> = BTreeMap::new();
     for (shard, _) in due {
         for leaf in view.assignments.get(shard).iter().flat_map(|assignment| &assignment.leaves) {
@@ -110,19 +117,25 @@ async fn committed(root: &Root, view: &View, due: &[(&ShardKey, Head)]) -> HashM
         let request = v1::StatusRequest { index_uids, fields: false, poisoned: false };
         Some(async move { (leaf, client.status(request, root.config.leaves.status_timeout).await) })
     });
+    let answers = futures::future::join_all(calls).await;
+    // Read again: the heads have to be newer than the answers.
+    let shards: Vec<ShardKey> = due.iter().map(|(shard, _)| (*shard).clone()).collect();
+    let heads = root.engine.log.heads(&shards).await?;
+    let heads: HashMap<ShardKey, Head> =
+        shards.into_iter().zip(heads).filter_map(|(s, head)| Some((s, head?))).collect();
     let mut committed = HashMap::new();
-    for (leaf, answer) in futures::future::join_all(calls).await {
+    for (leaf, answer) in answers {
         for replica in answer.into_iter().flat_map(|answer| answer.replicas) {
             let Some(shard) = replica.shard.as_ref().map(ShardKey::from) else { continue };
-            let head = due.iter().find(|(there, _)| **there == shard).map(|(_, head)| head);
-            // A replica that holds what the log has lost holds the log until it is repaired.
-            let is_broken = |head: &Head| replica.broken || replica.committed > head.last.0;
-            if head.is_some_and(|head| head.incarnation.0 == replica.incarnation && !is_broken(head)) {
+            let Some(head) = heads.get(&shard).filter(|head| head.incarnation.0 == replica.incarnation) else {
+                continue;
+            };
+            if compare(&*root.engine.log, &shard, Some(head), &replica).await? == Found::Fits {
                 committed.insert((shard, leaf.clone()), Seq(replica.committed));
             }
         }
     }
-    committed
+    Ok(committed)
 }
 
 /// Whether a log has reached half of its size limit.

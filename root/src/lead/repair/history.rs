@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::time::Instant;
-use trawl_cluster::Error;
 use trawl_cluster::fit::{Fit, Standing, fit};
 use trawl_cluster::shard_log::Head;
 use trawl_cluster::view::View;
+use trawl_cluster::{Error, ShardLog};
 use trawl_proto::{Generation, Incarnation, NodeName, Seq, ShardKey, v1};
 
 use super::Repairer;
@@ -39,7 +39,7 @@ pub(super) struct NewHistory {
 
 /// How one replica goes together with its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Found {
+pub(in crate::lead) enum Found {
     /// The log continues it, or it has to copy.
     Fits,
     /// The log has lost history that it holds.
@@ -95,7 +95,7 @@ impl Repairer<'_> {
                 for leaf in view.assignments.get(shard).iter().flat_map(|assignment| &assignment.leaves) {
                     found.insert(match statuses.get(&(leaf.clone(), shard.clone())) {
                         Some(replica) if replica.incarnation > 0 => {
-                            self.compare_one(shard, head.as_ref(), replica).await?
+                            compare(&*self.root.engine.log, shard, head.as_ref(), replica).await?
                         }
                         _ => Found::Silent,
                     });
@@ -122,30 +122,31 @@ impl Repairer<'_> {
         }
         statuses
     }
+}
 
-    async fn compare_one(
-        &self,
-        shard: &ShardKey,
-        head: Option<&Head>,
-        replica: &v1::ReplicaStatus,
-    ) -> Result<Found, Error> {
-        let at = Generation { incarnation: Incarnation(replica.incarnation), seq: Seq(replica.applied) };
-        let Some(head) = head else { return Ok(if at.seq > Seq(0) { Found::Broken } else { Found::Fits }) };
-        let mut next = None;
-        if (head.trimmed..head.last).contains(&at.seq) {
-            next = match self.root.engine.log.read(shard, at.seq, 1).await {
-                Ok(rows) => rows.into_iter().next(),
-                // It has changed since the head was read: the next round looks again.
-                Err(Error::NoSuchLog(_) | Error::Trimmed { .. }) => return Ok(Found::Silent),
-                Err(error) => return Err(error),
-            };
-        }
-        Ok(match fit(head, Standing { at, chain: replica.chain }, next.as_ref()) {
-            _ if replica.broken => Found::Broken,
-            Fit::Broken(_) => Found::Broken,
-            Fit::Continues | Fit::Begins(_) | Fit::Behind(_) => Found::Fits,
-        })
+/// Compares what a leaf says of its replica with the log's head, which was read later.
+pub(in crate::lead) async fn compare(
+    log: &dyn ShardLog,
+    shard: &ShardKey,
+    head: Option<&Head>,
+    replica: &v1::ReplicaStatus,
+) -> Result<Found, Error> {
+    let at = Generation { incarnation: Incarnation(replica.incarnation), seq: Seq(replica.applied) };
+    let Some(head) = head else { return Ok(if at.seq > Seq(0) { Found::Broken } else { Found::Fits }) };
+    let mut next = None;
+    if (head.trimmed..head.last).contains(&at.seq) {
+        next = match log.read(shard, at.seq, 1).await {
+            Ok(rows) => rows.into_iter().next(),
+            // It has changed since the head was read: the next round looks again.
+            Err(Error::NoSuchLog(_) | Error::Trimmed { .. }) => return Ok(Found::Silent),
+            Err(error) => return Err(error),
+        };
     }
+    Ok(match fit(head, Standing { at, chain: replica.chain }, next.as_ref()) {
+        _ if replica.broken => Found::Broken,
+        Fit::Broken(_) => Found::Broken,
+        Fit::Continues | Fit::Begins(_) | Fit::Behind(_) => Found::Fits,
+    })
 }
 
 /// Whether appends may go on, so long after the history was found to be another one.
