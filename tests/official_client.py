@@ -74,9 +74,9 @@ except BadRequestError as error:
     check(error.body["error"]["type"] == "document_parsing_exception", error.body)
 
 # Updates: part of a document, a document where there is none, nothing to do, conditions.
-changed = client.update(index="books", id="9", doc={"genre": "history", "pages": {"front": 12}}, source=True)
+changed = client.update(index="books", id="9", doc={"genre": "history", "parts": {"front": 12}}, source=True)
 check((changed["result"], changed["_version"]) == ("updated", 2), changed)
-check(changed["get"]["_source"] == {"title": "Longitude", "year": 1995, "genre": "history", "pages": {"front": 12}}, changed)
+check(changed["get"]["_source"] == {"title": "Longitude", "year": 1995, "genre": "history", "parts": {"front": 12}}, changed)
 again = client.update(index="books", id="9", doc={"genre": "history"})
 check((again["result"], again["_version"], again["_seq_no"]) == ("noop", 2, changed["_seq_no"]), again)
 again = client.update(index="books", id="9", doc={"genre": "history"}, detect_noop=False)
