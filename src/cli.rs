@@ -50,6 +50,6 @@ pub enum Command {
     /// Say whether a root is ready, by exit code
     Health(crate::health::Args),
     /// Measure
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: trawl bench write")]
     Bench(trawl_bench::Command),
 }

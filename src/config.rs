@@ -5,9 +5,9 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, error::ErrorKind, parser::ValueSource};
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Command};
 
 /// Parses the arguments, with the settings file if one is named.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
@@ -22,7 +22,38 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap:
         command = with_defaults(command, &table)
             .map_err(|reason| usage(&mut Cli::command(), format!("{}: {reason}", path.display())))?;
     }
-    Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)
+    let matches = command.clone().try_get_matches_from(arguments)?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    choose_way(&mut cli, &matches).map_err(|(kind, reason)| command.error(kind, reason))?;
+    Ok(cli)
+}
+
+/// `--cluster` and `--endpoint` are two ways to the same roots. Of one on the command line and one in the environment or
+/// the file, which hold for many commands, the nearer one is meant; `--cluster` where they are equally near. A worker has
+/// no default for either.
+fn choose_way(cli: &mut Cli, matches: &ArgMatches) -> Result<(), (ErrorKind, &'static str)> {
+    let cluster = match &mut cli.command {
+        Command::Load(args) => &mut args.cluster,
+        Command::Worker(args) if args.cluster.is_none() && args.endpoint.is_none() => {
+            let reason = "one of these arguments has to be given: --cluster <URL>, --endpoint <URL>";
+            return Err((ErrorKind::MissingRequiredArgument, reason));
+        }
+        Command::Worker(args) => &mut args.cluster,
+        _ => return Ok(()),
+    };
+    let Some((_, given)) = matches.subcommand() else { return Ok(()) };
+    match (given.value_source("cluster"), given.value_source("endpoint")) {
+        (Some(ValueSource::CommandLine), Some(ValueSource::CommandLine)) => {
+            let reason = "--cluster and --endpoint cannot be used together: either names the roots to send to";
+            Err((ErrorKind::ArgumentConflict, reason))
+        }
+        (of_cluster, of_endpoint) => {
+            if of_endpoint > of_cluster {
+                *cluster = None;
+            }
+            Ok(())
+        }
+    }
 }
 
 /// The file named by `--config` or by the environment, found before the real parse.
@@ -103,6 +134,27 @@ mod tests {
         };
         assert_eq!(parsed(&[]), (7, 3));
         assert_eq!(parsed(&["--leaves", "2"]), (2, 3));
+    }
+
+    #[test]
+    fn the_nearer_way_to_the_roots_is_taken() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[worker]\ncluster = \"sqlite:a\"\n[load]\ncluster = \"sqlite:a\"\n").unwrap();
+        let clusters = |more: &[&str]| {
+            let base = ["trawl", "--config", file.path().to_str().unwrap()];
+            match parse(base.iter().chain(more).map(OsString::from)).map(|cli| cli.command) {
+                Ok(Command::Worker(args)) => Ok(args.cluster),
+                Ok(Command::Load(args)) => Ok(args.cluster),
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        assert_eq!(clusters(&["worker"]), Ok(Some("sqlite:a".to_owned())));
+        assert_eq!(clusters(&["worker", "--endpoint", "http://b"]), Ok(None));
+        assert_eq!(clusters(&["load", "--index", "x", "y"]), Ok(Some("sqlite:a".to_owned())));
+        assert_eq!(clusters(&["load", "--index", "x", "--endpoint", "http://b", "y"]), Ok(None));
+        let both = clusters(&["worker", "--endpoint", "http://b", "--cluster", "sqlite:c"]);
+        assert!(both.unwrap_err().contains("cannot be used together"));
     }
 
     #[test]

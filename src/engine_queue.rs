@@ -1,5 +1,6 @@
 //! The cluster engine's work queue as loaders and workers use it, and the roots that the store knows.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,12 @@ const UNFINISHED_MAX: usize = 100;
 /// # Errors
 /// When the engine cannot be opened.
 pub async fn open(url: &str, stop: &CancellationToken) -> anyhow::Result<(Arc<dyn TaskQueue>, Client)> {
+    // Connecting would make an empty one, in which nothing is ever to be done.
+    if let Some(directory) = url.strip_prefix("sqlite:").filter(|directory| !directory.is_empty())
+        && !Path::new(directory).is_dir()
+    {
+        anyhow::bail!("there is no cluster engine in {directory}: `trawl up` keeps its own in DATA_DIR/cluster");
+    }
     let engine = trawl_cluster::connect(url, &EngineOptions::default())
         .await
         .with_context(|| format!("cannot open the cluster engine {}", redacted(url)))?;
@@ -31,6 +38,18 @@ pub async fn open(url: &str, stop: &CancellationToken) -> anyhow::Result<(Arc<dy
     let client = Client::of(&none, REQUEST_TIMEOUT)?;
     tokio::spawn(stop.clone().run_until_cancelled_owned(follow(engine.clone(), client.clone(), stop.clone())));
     Ok((Arc::new(EngineQueue(engine.queue)), client))
+}
+
+/// The address of a root that lives.
+///
+/// # Errors
+/// When the engine cannot be opened, or knows none for as long as `patience`.
+pub async fn root(url: &str, patience: Duration) -> anyhow::Result<String> {
+    let stop = CancellationToken::new();
+    let (_, client) = open(url, &stop).await?;
+    let known = root_known(&client, url, patience).await;
+    stop.cancel();
+    known.map(|()| client.endpoint())
 }
 
 /// Waits until a root is known to live, as long as `patience`.

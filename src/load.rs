@@ -29,13 +29,19 @@ Examples:
   trawl load --index logs s3://bucket/2026/ https://example.org/more.ndjson.gz
   trawl load --enqueue --index books books/*.csv.gz && trawl worker --cluster sqlite:trawl-data/cluster --until-empty
 
-A missing index is created with a mapping that fits the format and as many shards as the cluster has leaves.
-An interrupted load goes on where it was when it is started again with the same arguments and files. A finished one loads
-everything again and replaces its documents, so that the index holds what the files hold whatever happened in between.
-With --enqueue the files are cut into tasks for `trawl worker`; a task that is in the queue, or was done within the last
-hour, is not added again unless the file has changed or --again is given.
-Progress, rejected documents (file, line, reason; the first 20) and files that cannot be read go to standard error, the
-final counts to standard output. Exit code: 0 all loaded, 1 something was rejected, not readable or failed, 2 usage, 130 interrupted.";
+Files may be compressed: gz, zst, lz4, xz, bz2. A missing index is created with a mapping that fits the format and as \
+many shards as the cluster has leaves.
+
+An interrupted load goes on where it was when it is started again with the same arguments and files. A finished one \
+loads everything again and replaces its documents, so that the index holds what the files hold whatever happened in \
+between.
+
+With --enqueue the files are cut into tasks for `trawl worker`; a task that is in the queue, or was done within the \
+last hour, is not added again unless the file has changed or --again is given.
+
+Progress, rejected documents (file, line, reason; the first 20) and files that cannot be read go to standard error, \
+the final counts to standard output. Exit code: 0 all loaded; 1 something was rejected, not readable, or failed; \
+2 usage; 130 interrupted.";
 
 /// How long an interrupted load may take to note how far it is.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(8);
@@ -106,8 +112,9 @@ pub struct Args {
     #[arg(long, env = "TRAWL_ENQUEUE")]
     pub enqueue: bool,
 
-    /// With --enqueue: the cluster engine to push into, for example sqlite:DIR; otherwise through --endpoint
-    #[arg(long, env = "TRAWL_CLUSTER", value_name = "URL", requires = "enqueue")]
+    /// The cluster engine, for example sqlite:trawl-data/cluster, instead of --endpoint: a live root of it takes the
+    /// documents; with --enqueue the tasks go into it directly
+    #[arg(long, env = "TRAWL_CLUSTER", value_name = "URL")]
     pub cluster: Option<String>,
 
     /// With --enqueue: size of a task; plain files longer than this are cut
@@ -132,6 +139,10 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mapping = args.mapping.as_deref().map(read_mapping).transpose()?;
     let stop = interrupted()?;
+    let endpoint = match &args.cluster {
+        Some(url) if !args.enqueue => engine_queue::root(url, ROOT_PATIENCE).await?,
+        _ => args.endpoint,
+    };
     let options = LoadOptions {
         format: args.format,
         id_field: args.id,
@@ -145,7 +156,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         retry_for: args.retry_for,
         claim_time: args.claim_time,
         stop: stop.clone(),
-        ..LoadOptions::new(args.endpoint, args.index, LoadOptions::inputs_from(&args.files))
+        ..LoadOptions::new(endpoint, args.index, LoadOptions::inputs_from(&args.files))
     };
     if args.enqueue {
         let options = EnqueueOptions {
@@ -237,10 +248,10 @@ fn interrupted() -> anyhow::Result<CancellationToken> {
 }
 
 fn read_mapping(path: &std::path::Path) -> anyhow::Result<serde_json::Value> {
-    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = std::fs::read(path).with_context(|| format!("--mapping: cannot read {}", path.display()))?;
     let mapping: serde_json::Value =
-        serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))?;
-    anyhow::ensure!(mapping.is_object(), "{} is not a JSON object", path.display());
+        serde_json::from_slice(&text).with_context(|| format!("--mapping: {} is not JSON", path.display()))?;
+    anyhow::ensure!(mapping.is_object(), "--mapping: {} is not a JSON object", path.display());
     Ok(mapping)
 }
 

@@ -42,7 +42,7 @@ enum Command {
     /// End tasks that wait or are at work; they are then dead
     Cancel(status::CancelArgs),
     /// Documents that were rejected, and tasks whose attempts all failed
-    #[command(subcommand)]
+    #[command(subcommand, after_help = dead::EXAMPLES)]
     Dead(dead::Command),
 }
 

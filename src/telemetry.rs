@@ -57,10 +57,12 @@ impl LogFormat {
 
 /// Starts logging. A filter that cannot be read is reported and replaced by `info`.
 pub fn start(args: &LogArgs) {
-    let filter = tracing_subscriber::EnvFilter::try_new(&args.log).unwrap_or_else(|error| {
-        eprintln!("trawl: log level {:?} cannot be read ({error}), using info", args.log);
-        tracing_subscriber::EnvFilter::new("info")
-    });
+    // Each attempt of a request for an object is said by its client; what comes of it in the end is said by us.
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(format!("object_store=warn,{}", args.log)).unwrap_or_else(|error| {
+            eprintln!("trawl: log level {:?} cannot be read ({error}), using info", args.log);
+            tracing_subscriber::EnvFilter::new("info")
+        });
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if args.log_format.is_json() {
         builder.json().flatten_event(true).init();

@@ -15,8 +15,9 @@ Examples:
   trawl load --enqueue --index books /data/books/*.ndjson.gz
   trawl worker --cluster sqlite:trawl-data/cluster --until-empty
 
-Any number of workers can run, here and elsewhere; each must be able to read the files by the same path, or by URL. A task
-that fails is tried again after a pause, by any worker, and is dead after its last attempt: `trawl queue dead list`.
+Any number of workers can run, here and elsewhere; each must be able to read the files by the same path, or by URL. \
+A task that fails is tried again after a pause, by any worker, and is dead after its last attempt: `trawl queue dead list`.
+
 Exit code: 0 at a signal, or with --until-empty when everything was loaded; 1 when tasks are dead; 2 usage.";
 
 /// How long one request may take before it is sent again.
@@ -26,12 +27,12 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The cluster engine, for example sqlite:DIR; its live roots take the documents
-    #[arg(long, env = "TRAWL_CLUSTER", value_name = "URL", required_unless_present = "endpoint")]
+    /// The cluster engine, for example sqlite:trawl-data/cluster; its live roots take the documents
+    #[arg(long, env = "TRAWL_CLUSTER", value_name = "URL")]
     pub cluster: Option<String>,
 
     /// A root's address, instead of --cluster: tasks are claimed and documents sent through it alone
-    #[arg(long, env = "TRAWL_ENDPOINT", value_name = "URL", conflicts_with = "cluster")]
+    #[arg(long, env = "TRAWL_ENDPOINT", value_name = "URL")]
     pub endpoint: Option<String>,
 
     /// Tasks at once

@@ -183,6 +183,40 @@ async fn files_that_cannot_be_read_are_counted_apart_and_the_others_are_loaded()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_engine_names_the_roots_and_the_command_line_wins_over_the_environment() {
+    let cluster = Cluster::start(1, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("some.ndjson");
+    std::fs::write(&file, ndjson(5)).unwrap();
+    let engine = format!("sqlite:{}", cluster.data_dir().join("cluster").display());
+    let run = async |arguments: &[&str], name: &str, value: &str| {
+        let mut command = Command::new(TRAWL);
+        command.args(["--log", "warn"]).args(arguments).env(name, value).stdin(Stdio::null());
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        println!("{name}={value} trawl {}\n{text}", arguments.join(" "));
+        (output.status.code().unwrap(), text)
+    };
+    let file = file.to_str().unwrap();
+    let (endpoint, nowhere) = (cluster.client.endpoint.as_str(), "http://127.0.0.1:9");
+    let load = ["load", "--index", "some", "--id", "id"];
+    assert_eq!(run(&[&load[..], &[file]].concat(), "TRAWL_CLUSTER", &engine).await.0, 0);
+    let direct = [&load[..], &["--endpoint", endpoint, file]].concat();
+    assert_eq!(run(&direct, "TRAWL_CLUSTER", "sqlite:/nowhere").await.0, 0);
+    let enqueue = [&load[..], &["--enqueue", "--cluster", &engine, file]].concat();
+    assert_eq!(run(&enqueue, "TRAWL_ENDPOINT", nowhere).await.0, 0);
+    let (code, text) = run(&["worker", "--until-empty", "--cluster", &engine], "TRAWL_ENDPOINT", nowhere).await;
+    assert!(code == 0 && text.contains("loaded 5 documents"), "{text}");
+    let (code, text) =
+        run(&["worker", "--until-empty", "--endpoint", endpoint], "TRAWL_CLUSTER", "sqlite:/nowhere").await;
+    assert_eq!(code, 0, "{text}");
+    let (code, text) = run(&["worker", "--until-empty"], "TRAWL_CLUSTER", "sqlite:/nowhere").await;
+    assert!(code == 1 && text.contains("there is no cluster engine in /nowhere"), "{text}");
+    assert!(!Path::new("/nowhere").exists());
+    assert_eq!(count(&cluster.client, "some").await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_is_not_there_is_a_clear_error() {
     let output = trawl(&["search", "--endpoint", "http://127.0.0.1:9", "boat"], None).await;
     assert_eq!(output.status.code(), Some(1));

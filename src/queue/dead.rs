@@ -7,6 +7,11 @@ use serde_json::{Value, json};
 
 use super::{Api, Common, number, print_json, status::what, table, text};
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  trawl queue dead list
+  trawl queue dead replay --index books";
+
 /// What to do with them.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -145,6 +150,7 @@ fn reason(task: &Value) -> String {
 }
 
 async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
+    check_ids(&args.ids)?;
     let api = Api::new(&args.common)?;
     for id in &args.ids {
         let found = match is_task(id) {
@@ -163,8 +169,19 @@ fn is_task(id: &str) -> bool {
     id.starts_with("task-")
 }
 
+fn check_ids(ids: &[String]) -> anyhow::Result<()> {
+    match ids.iter().find(|id| !is_task(id) && id.split('/').count() != 4) {
+        None => Ok(()),
+        Some(id) => anyhow::bail!(
+            "[{id}] is neither the id of a document (INDEXUID/SHARD/INCARNATION/SEQ) nor of a task (task-12): \
+             `trawl queue dead list` shows both"
+        ),
+    }
+}
+
 /// Replays or drops: letters and tasks each by their own part of the API.
 async fn change(args: WhichArgs, action: &str) -> anyhow::Result<ExitCode> {
+    check_ids(&args.ids)?;
     let api = Api::new(&args.common)?;
     let (tasks, letters): (Vec<&String>, Vec<&String>) = args.ids.iter().partition(|id| is_task(id));
     let of_letters = match (&args.index, args.all) {

@@ -13,7 +13,7 @@ use super::queue::{KIND, Push, QueueError, TaskQueue};
 use super::report::Observer;
 use super::task::{FORMAT, LoadTask};
 use super::{LoadError, LoadOptions};
-use crate::readers::{Cut, CutOptions, Fault, Piece, ReadOptions, can_be_cut, cut};
+use crate::readers::{Cut, CutOptions, Fault, Input, Piece, ReadOptions, can_be_cut, cut};
 
 /// Tasks that are pushed together.
 const PUSH_MAX: usize = 64;
@@ -71,7 +71,8 @@ pub async fn enqueue(
 ) -> Result<Enqueued, LoadError> {
     let load = &options.load;
     if let Some(input) = load.inputs.iter().find(|input| !can_be_cut(input)) {
-        let reason = format!("{input:?} cannot be read again by a worker: only files, directories and URLs can");
+        let name = if matches!(input, Input::Stdin) { "standard input" } else { "an input in memory" };
+        let reason = format!("{name} cannot be read again by a worker: only files, directories and URLs can");
         return Err(LoadError::BadInput(reason));
     }
     let mut preparation = Preparation::begin(client, load, observer).await?;

@@ -31,6 +31,8 @@ const RANGE_BYTES: u64 = 4 * 1024 * 1024;
 const RETRY_FOR: Duration = Duration::from_secs(60);
 /// How long a server may be silent in the middle of an answer.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Where a virtual machine's own credentials are asked for.
+const METADATA_ADDRESS: &str = "169.254.169.254";
 /// Objects that one prefix may stand for.
 const OBJECTS_MAX: usize = 1_000_000;
 
@@ -68,16 +70,16 @@ pub(super) struct Probe {
 impl Remote {
     /// The object of a URL. Does not ask whether it is there.
     pub(super) fn new(text: &str) -> Result<Self, String> {
-        let url = Url::parse(text).map_err(|error| format!("{}: {error}", shown(text)))?;
+        let url = Url::parse(text).map_err(|error| error.to_string())?;
         let (store, path) = match url.scheme() {
             "s3" | "s3a" => {
-                let path = Path::from_url_path(url.path()).map_err(|error| format!("{text}: {error}"))?;
+                let path = Path::from_url_path(url.path()).map_err(|error| error.to_string())?;
                 (bucket(&url)?, path)
             }
             // The whole URL is the base, so that a query in it, as signed URLs have one, stays.
             "http" | "https" => (http(text)?, Path::default()),
             scheme => {
-                return Err(format!("{text}: {scheme}:// is not supported, only s3://, http:// and https:// are"));
+                return Err(format!("{scheme}:// is not supported, only s3://, http:// and https:// are"));
             }
         };
         Ok(Self { url: text.to_owned(), store, path })
@@ -101,11 +103,12 @@ impl Remote {
         Reader { remote: self, runtime, from, range, expected, current: Bytes::new(), state }
     }
 
+    /// Without the URL, which stands before it.
     fn reason(&self, error: &object_store::Error) -> String {
-        let mut reason = match error {
-            object_store::Error::NotFound { .. } => return format!("{}: not found", shown(&self.url)),
-            _ => format!("{}: {error}", shown(&self.url)),
-        };
+        if let object_store::Error::NotFound { .. } = error {
+            return "not found".to_owned();
+        }
+        let mut reason = error.to_string();
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
             let cause_text = cause.to_string();
@@ -113,6 +116,12 @@ impl Remote {
                 reason = format!("{reason}: {cause_text}");
             }
             source = cause.source();
+        }
+        // What follows the `?` of a signed URL is a secret.
+        reason = reason.replace(&self.url, &shown(&self.url));
+        // Asking the machine's own address for credentials is what the client does when it was given none.
+        if reason.contains(METADATA_ADDRESS) {
+            reason.push_str(" (no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)");
         }
         reason
     }
@@ -156,7 +165,7 @@ pub(super) async fn objects(url: &str) -> Result<Vec<String>, String> {
         return Ok(vec![url.to_owned()]);
     }
     let remote = Remote::new(url)?;
-    let parsed = Url::parse(url).map_err(|error| format!("{url}: {error}"))?;
+    let parsed = Url::parse(url).map_err(|error| error.to_string())?;
     let address = |location: &Path| {
         let mut address = parsed.clone();
         if let Ok(mut segments) = address.path_segments_mut() {
@@ -172,11 +181,11 @@ pub(super) async fn objects(url: &str) -> Result<Vec<String>, String> {
             found.push(address(&object.location));
         }
         if found.len() > OBJECTS_MAX {
-            return Err(format!("{url}: more than {OBJECTS_MAX} objects"));
+            return Err(format!("more than {OBJECTS_MAX} objects"));
         }
     }
     if found.is_empty() {
-        return Err(format!("{url}: nothing is there"));
+        return Err("nothing is there".to_owned());
     }
     found.sort();
     Ok(found)
@@ -193,7 +202,7 @@ fn identity(result: &GetResult) -> Identity {
 /// Kept, for credentials that are fetched over the network are worth keeping.
 fn bucket(url: &Url) -> Result<Arc<dyn ObjectStore>, String> {
     static STORES: LazyLock<Mutex<HashMap<String, Arc<dyn ObjectStore>>>> = LazyLock::new(Mutex::default);
-    let name = url.host_str().ok_or_else(|| format!("{url}: no bucket"))?;
+    let name = url.host_str().ok_or("no bucket: s3://BUCKET/KEY")?;
     let mut stores = STORES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(store) = stores.get(name) {
         return Ok(store.clone());
@@ -203,7 +212,7 @@ fn bucket(url: &Url) -> Result<Arc<dyn ObjectStore>, String> {
         .with_bucket_name(name)
         .with_client_options(client_options().with_allow_http(allow_http))
         .with_retry(retry());
-    let store: Arc<dyn ObjectStore> = Arc::new(builder.build().map_err(|error| format!("{url}: {error}"))?);
+    let store: Arc<dyn ObjectStore> = Arc::new(builder.build().map_err(|error| error.to_string())?);
     stores.insert(name.to_owned(), store.clone());
     Ok(store)
 }
@@ -213,7 +222,7 @@ fn http(url: &str) -> Result<Arc<dyn ObjectStore>, String> {
         .with_url(url)
         .with_client_options(client_options().with_allow_http(true))
         .with_retry(retry());
-    Ok(Arc::new(builder.build().map_err(|error| format!("{}: {error}", shown(url)))?))
+    Ok(Arc::new(builder.build().map_err(|error| error.to_string())?))
 }
 
 fn client_options() -> ClientOptions {
@@ -258,9 +267,9 @@ impl Reader {
             State::Ranges { ahead, first, next_bytes } => {
                 let was_first = std::mem::replace(first, false);
                 let fetched = match ahead.take() {
-                    Some(ahead) => self.runtime.block_on(ahead).unwrap_or_else(|error| {
-                        Err(Error::CannotRead(format!("{}: {error}", shown(&self.remote.url))))
-                    }),
+                    Some(ahead) => {
+                        self.runtime.block_on(ahead).unwrap_or_else(|error| Err(Error::CannotRead(error.to_string())))
+                    }
                     None if self.range.is_empty() => return Ok(Bytes::new()),
                     None => {
                         let part = Self::take(&mut self.range, *next_bytes);

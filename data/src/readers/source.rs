@@ -156,7 +156,7 @@ impl FileReader<'_> {
     fn url(&mut self, url: &str) -> Result<(), Stop> {
         let listed = match self.runtime {
             Some(runtime) => runtime.block_on(remote::objects(url)),
-            None => Err(format!("{url}: no runtime to read it with")),
+            None => Err("no runtime to read it with".to_owned()),
         };
         for url in listed.clone().unwrap_or_default() {
             self.object(&url)?;
