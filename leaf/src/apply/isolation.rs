@@ -34,6 +34,9 @@ use crate::error::Error;
 /// Looks at a row's progress until one operation counts as hung. Counting looks instead of time keeps a
 /// process that was paused from taking its own pause for a hang.
 const LOOKS_MAX: u32 = 20;
+/// The same for an operation that the thread has not begun: it may only wait for its turn on a busy machine,
+/// or for the thread's last row.
+const LOOKS_BEFORE_MAX: u32 = 10 * LOOKS_MAX;
 /// Rows that wait for the thread: the one at hand, and one that was drafted ahead in vain.
 const QUEUED_MAX: usize = 2;
 
@@ -72,9 +75,16 @@ pub enum Failure {
 pub struct Ticket<T> {
     step: Step<T>,
     steps: usize,
-    done: Arc<AtomicUsize>,
+    progress: Arc<Progress>,
     /// Behind a lock only so that whoever owns a ticket may be shared.
     reply: Mutex<Receiver<Vec<Attempt<T>>>>,
+}
+
+/// How many steps have begun, and how many have come to an end.
+#[derive(Default)]
+struct Progress {
+    begun: AtomicUsize,
+    done: AtomicUsize,
 }
 
 /// One step of the work, by its number.
@@ -220,10 +230,10 @@ impl Drafter {
             thread => thread.insert(Thread::start(&self.limits)?),
         };
         let (sender, reply) = sync_channel(1);
-        let done = Arc::new(AtomicUsize::new(0));
-        let (own, counter) = (step.clone(), done.clone());
+        let progress = Arc::<Progress>::default();
+        let (own, counts) = (step.clone(), progress.clone());
         let job: Job = Box::new(move |tools, left| {
-            if let Some(attempts) = attempt(own.as_ref(), places, &counter, tools, left) {
+            if let Some(attempts) = attempt(own.as_ref(), places, &counts, tools, left) {
                 // Nobody waits for a thread that was left behind.
                 let _ = sender.send(attempts);
             }
@@ -231,30 +241,34 @@ impl Drafter {
         // A thread that is stuck takes nothing; the reply's sender goes with the job, and waiting for the
         // ticket finds that out.
         let _ = thread.jobs.try_send(job);
-        Ok(Ticket { step, steps, done, reply: Mutex::new(reply) })
+        Ok(Ticket { step, steps, progress, reply: Mutex::new(reply) })
     }
 
     /// The reply; `None` when the operation at work does not end.
     fn wait<T>(&mut self, ticket: &Ticket<T>) -> Option<Vec<Attempt<T>>> {
         let look = (self.limits.time_max / LOOKS_MAX).max(Duration::from_millis(1));
-        let (mut seen, mut looks) = (0, 0);
+        let (mut seen, mut looks) = ((0, 0), 0);
         let reply = ticket.reply.lock();
-        while looks < LOOKS_MAX {
+        loop {
             match reply.recv_timeout(look) {
                 Ok(attempts) => return Some(attempts),
                 Err(RecvTimeoutError::Disconnected) => return None,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            let done = ticket.done.load(Ordering::Relaxed);
-            looks = if done == seen { looks + 1 } else { 0 };
-            seen = done;
+            let begun = ticket.progress.begun.load(Ordering::Relaxed);
+            let now = (begun, ticket.progress.done.load(Ordering::Relaxed));
+            looks = if now == seen { looks + 1 } else { 0 };
+            seen = now;
             if looks > 0
                 && let Some(stalled) = self.stalled.take()
             {
                 stalled();
             }
+            let is_at_work = now.0 > now.1;
+            if looks >= if is_at_work { LOOKS_MAX } else { LOOKS_BEFORE_MAX } {
+                return None;
+            }
         }
-        None
     }
 
     /// Leaves the thread behind.
@@ -304,7 +318,7 @@ impl Thread {
 fn attempt<T>(
     step: &(dyn Fn(usize, &mut Tools<'_>) -> T + Send + Sync),
     places: std::ops::Range<usize>,
-    done: &AtomicUsize,
+    progress: &Progress,
     tools: &mut Tools<'_>,
     left: &AtomicBool,
 ) -> Option<Vec<Attempt<T>>> {
@@ -313,11 +327,12 @@ fn attempt<T>(
         if left.load(Ordering::Relaxed) {
             return None;
         }
+        progress.begun.fetch_add(1, Ordering::Relaxed);
         let attempt = catch_unwind(AssertUnwindSafe(|| step(place, tools)));
         let attempt = attempt.map_err(|panic| panic_message(panic.as_ref()));
         let panicked = attempt.is_err();
         attempts.push(attempt);
-        done.fetch_add(1, Ordering::Relaxed);
+        progress.done.fetch_add(1, Ordering::Relaxed);
         if panicked {
             *tools.analyzers = Analyzers::default();
             break;
