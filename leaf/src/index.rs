@@ -37,6 +37,8 @@ use crate::schema::{PRIMARY_TERM, PhysicalSchema, SEQ_NO, VERSION};
 
 const CURRENT: &str = "CURRENT";
 const ANEW: &str = "ANEW";
+/// What tantivy calls the file that names a commit.
+pub const META: &str = "meta.json";
 /// Blocks of stored documents (16 KiB each) that a searcher keeps unpacked, per segment.
 const STORE_CACHE_BLOCKS: usize = 16;
 /// A merge is due when more of a segment's documents than this are deleted.
@@ -65,6 +67,17 @@ impl ReplicaDir {
         let name = path.as_deref().and_then(Path::file_name);
         self.clear(name.map(OsStr::to_string_lossy).as_deref())?;
         Ok(path)
+    }
+
+    /// Removes what nobody can use: other index directories, and files in the index in use that are not part
+    /// of its last commit. Nobody may write to it meanwhile.
+    pub fn sweep(&self) -> Result<(), Error> {
+        let Some(path) = self.current()? else { return Ok(()) };
+        let mut index = Index::open_in_dir(path)?;
+        let metas = index.load_metas()?;
+        let living = || metas.list_segment_files().into_iter().chain([PathBuf::from(META)]).collect();
+        index.directory_mut().garbage_collect(living)?;
+        Ok(())
     }
 
     /// The index in use, if there is one; nothing is touched.

@@ -10,6 +10,7 @@ pub mod open;
 pub mod outcome_files;
 pub mod outcomes;
 mod poison;
+mod room;
 pub mod slots;
 pub mod tail;
 pub mod verify;

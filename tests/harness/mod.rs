@@ -57,8 +57,24 @@ impl Cluster {
         Self::start_as(roots, leaves, &[], env).await
     }
 
-    async fn start_as(roots: usize, leaves: usize, extra: &[&str], env: &[(&str, &str)]) -> Self {
+    /// The same, once something has been done to its data directory.
+    pub async fn start_in(roots: usize, leaves: usize, env: &[(&str, &str)], prepare: impl FnOnce(&Path)) -> Self {
         let temporary = tempfile::tempdir().unwrap();
+        prepare(temporary.path());
+        Self::start_at(temporary, roots, leaves, &[], env).await
+    }
+
+    async fn start_as(roots: usize, leaves: usize, extra: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::start_at(tempfile::tempdir().unwrap(), roots, leaves, extra, env).await
+    }
+
+    async fn start_at(
+        temporary: tempfile::TempDir,
+        roots: usize,
+        leaves: usize,
+        extra: &[&str],
+        env: &[(&str, &str)],
+    ) -> Self {
         let mut cluster = Self {
             up: None,
             data_dir: temporary.path().to_owned(),

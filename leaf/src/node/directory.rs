@@ -21,6 +21,12 @@ use trawl_proto::ShardKey;
 use crate::error::Error;
 use crate::index::ReplicaDir;
 
+/// Writes a small file as a whole: on a full disk the old one stays.
+fn replace(path: &Path, content: &str) -> Result<(), Error> {
+    let fresh = path.with_extension("new");
+    fs::write(&fresh, content).and_then(|()| fs::rename(&fresh, path)).map_err(Error::io("write", path))
+}
+
 /// A locked data directory. Cheap to clone; unlocked when the last clone is gone.
 #[derive(Clone, Debug)]
 pub struct DataDir {
@@ -62,10 +68,10 @@ impl DataDir {
             tracing::error!(seen, now = view.revision.0, ?kept, list = %path.display(),
                 "the store is older than before: replicas that it does not know are kept until the list is removed");
             let text: String = kept.iter().map(|shard| format!("{shard}\n")).collect();
-            fs::write(&path, text).map_err(Error::io("write", path))?;
+            replace(&path, &text)?;
         }
         if view.revision.0 != seen {
-            fs::write(&seen_path, view.revision.0.to_string()).map_err(Error::io("write", seen_path))?;
+            replace(&seen_path, &view.revision.0.to_string())?;
         }
         Ok(())
     }

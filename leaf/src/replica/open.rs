@@ -53,6 +53,9 @@ impl Tail {
         let replica_dir = self.dir.path().to_owned();
         let (limits, skips) = (self.draft_limits(), self.replica.skips.clone());
         let (core, searcher, outcomes) = blocking(move || {
+            // A commit that a full disk or a crash cut short left files that only the next one would remove,
+            // and there may be no room for that. A damaged index is found to be one below.
+            let _ = dir.sweep();
             let mut core = Core::open(shard, dir, version, bytes, pending, mappings)?.with(limits, skips);
             core.keep_sources_within(source_bytes_max);
             let searcher = core.searcher()?;

@@ -14,6 +14,7 @@
 mod commit;
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use trawl_cluster::{Engine, Error as EngineError, Viewer};
 use trawl_proto::{Generation, Seq};
 
 use super::grow::Growing;
+use super::room::more_room;
 use super::slots::{WriterSlot, WriterSlots};
 use super::{Phase, Replica};
 use crate::apply::isolation::Limits;
@@ -37,6 +39,8 @@ use crate::metrics::Metrics;
 
 /// How long a writer may be kept from others who wait for one.
 const SLOT_TIME: Duration = Duration::from_secs(1);
+/// Longest pause before the log is tried again with a copy.
+const COPY_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// What all replicas of a leaf share.
 pub struct Shared {
@@ -111,8 +115,12 @@ impl Tail {
                             copies += 1;
                             continue;
                         }
-                        // Copied, and again no good: not at full speed.
-                        Some(Ok(())) => error,
+                        // Copied, and again no good: not at full speed. But the log may only have been trimmed past
+                        // the copy meanwhile, as happens while more comes in than replicas can apply, so soon.
+                        Some(Ok(())) => {
+                            pause = pause.min(COPY_PAUSE_MAX);
+                            error
+                        }
                         Some(Err(error)) => error,
                     }
                 }
@@ -121,17 +129,37 @@ impl Tail {
             if began.elapsed() > self.shared.config.retry_max {
                 (pause, copies) = (self.shared.config.retry_min, 0);
             }
-            let reason = match error.is_disk_full() {
-                true => format!("disk full: {}: {}", self.dir.path().display(), error.reason()),
+            let is_full = error.is_disk_full();
+            let reason = match is_full {
+                true => full(self.dir.path(), &error),
                 false => error.reason(),
             };
             tracing::error!(%shard, reason, retry_in = ?pause, "replica stopped");
             self.replica.set_phase(Phase::Failed, reason);
             self.shared.metrics.failures.inc();
-            if shutdown.run_until_cancelled(self.pause(pause)).await.is_none() {
+            let paused = async {
+                match is_full {
+                    true => self.pause_for_room(pause).await,
+                    false => self.pause(pause).await,
+                }
+            };
+            if shutdown.run_until_cancelled(paused).await.is_none() {
                 return;
             }
             pause = (pause * 2).min(self.shared.config.retry_max);
+        }
+    }
+
+    /// As [`Tail::pause`]; less when the disk has room again.
+    async fn pause_for_room(&self, pause: Duration) {
+        // What the failed commit left behind is neither of use nor room that came back.
+        let dir = self.dir.clone();
+        if let Err(error) = blocking(move || dir.sweep()).await {
+            tracing::debug!(shard = %self.replica.shard(), reason = error.reason(), "cannot sweep the directory");
+        }
+        tokio::select! {
+            () = self.pause(pause) => {}
+            () = more_room(self.dir.path()) => {}
         }
     }
 
@@ -430,6 +458,15 @@ pub(crate) async fn blocking<T: Send + 'static>(
         }
         Err(_) => Err(Error::Unreadable("the process is shutting down".to_owned())),
     }
+}
+
+/// Why a replica stopped when there is no room on its disk, and the way out.
+fn full(path: &Path, error: &Error) -> String {
+    format!(
+        "disk full: {}: {}; make room on this file system, the replica then goes on by itself",
+        path.display(),
+        error.reason()
+    )
 }
 
 async fn sleep_until(at: Option<Instant>) {
