@@ -5,7 +5,8 @@
 //! the lock that keeps tantivy from removing files: they never change, so the links are the copy. The
 //! target ([`client`]) fetches them, several at a time, each chunk with its checksum and resumed where
 //! a connection broke; checks the whole index; and puts it in use. Where it stands in the log travels
-//! in the commit's payload, so from there it follows the log like any other replica.
+//! in the commit's payload, so from there it follows the log like any other replica. The files of outcomes come
+//! along, so that a write that is repeated with its key is answered by a copy too.
 
 pub mod client;
 pub mod rate;

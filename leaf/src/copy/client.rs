@@ -18,10 +18,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{CopyConfig, is_plain};
 use crate::error::Error;
-use crate::index::{ReplicaDir, ShardIndex};
+use crate::index::{META, ReplicaDir, ShardIndex};
+use crate::replica::outcome_files;
 use crate::replica::tail::blocking;
 
-const META: &str = "meta.json";
 /// Files that one copy may have; an index of the largest size has some hundreds.
 const FILES_MAX: usize = 100_000;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -133,6 +133,7 @@ fn publish(dir: &ReplicaDir, path: &Path) -> Result<Generation, Error> {
         return Err(Error::Damaged(format!("files of the copy do not match their checksums: {damaged:?}")));
     }
     std::fs::File::open(path).and_then(|dir| dir.sync_all()).map_err(Error::io("sync", path))?;
+    outcome_files::adopt(dir.path(), path)?;
     dir.publish(path)?;
     dir.made_anew()?;
     Ok(Generation { incarnation: Incarnation(payload.incarnation), seq: Seq(payload.seq) })

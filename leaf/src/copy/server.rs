@@ -5,7 +5,8 @@
 //! replica goes on to do.
 //!
 //! ```text
-//! DATA_DIR/copies/ID/    links, a meta.json and a .managed.json of their own; gone when the copy ends
+//! DATA_DIR/copies/ID/    links, a meta.json and a .managed.json of their own, the files of outcomes; gone
+//!                        when the copy ends
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
@@ -28,10 +29,10 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::rate::Rate;
 use super::{CopyConfig, is_plain};
 use crate::error::Error;
-use crate::index::{ReplicaDir, decode_payload};
+use crate::index::{META, ReplicaDir, decode_payload};
+use crate::replica::outcome_files;
 use crate::replica::tail::blocking;
 
-const META: &str = "meta.json";
 const MANAGED: &str = ".managed.json";
 
 /// The copies that other leaves take from this one.
@@ -230,6 +231,11 @@ fn take(replica: &ReplicaDir, dir: PathBuf) -> Result<(Copy, v1::CommitPayload),
         let path = copy.dir.join(name);
         fs::write(&path, &content).map_err(Error::io("write", &path))?;
         copy.files.insert(name.to_owned(), content.len() as u64);
+    }
+    // Those of the commit were made durable before it, so they are all there.
+    for name in outcome_files::take(replica.path(), &copy.dir)? {
+        let bytes = bytes_of(&copy.dir.join(&name))?;
+        copy.files.insert(name, bytes);
     }
     Ok((copy, payload))
 }

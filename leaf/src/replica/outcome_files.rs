@@ -13,6 +13,8 @@
 //! why nothing is missing behind one. At opening they are cut back to the commit, and believed only as
 //! far as the chain of the log that the commit knows confirms them.
 
+mod copied;
+
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -30,6 +32,10 @@ use crate::apply::rows::Point;
 use crate::apply::state::State;
 use crate::error::Error;
 
+pub use copied::{adopt, take};
+
+/// The directory beside the index.
+const DIR: &str = "outcomes";
 /// Bytes before a record's message.
 const HEAD_BYTES: usize = 12;
 /// A longer message is damage: a row of the log has at most some hundred thousand operations.
@@ -88,11 +94,9 @@ impl OutcomeFiles {
     /// Opens what is there and cuts it back to a commit's state. What that state does not confirm is
     /// thrown away.
     pub fn open(replica_dir: &Path, limits: Limits, state: &State) -> Result<Self, Error> {
-        let dir = replica_dir.join("outcomes");
+        let dir = replica_dir.join(DIR);
         fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
-        let entries = fs::read_dir(&dir).map_err(Error::io("list", &dir))?;
-        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        paths.sort();
+        let paths = list(&dir)?;
         let mut this =
             Self { dir, limits, files: VecDeque::new(), current: None, buffer: Vec::new(), unsynced: Vec::new() };
         let points: HashMap<u64, u64> = state.rows.points().map(|point| (point.seq.0, point.chain)).collect();
@@ -148,7 +152,12 @@ impl OutcomeFiles {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        file.write_all(&self.buffer).map_err(Error::io("write", &log.path))?;
+        if let Err(error) = file.write_all(&self.buffer) {
+            // Part of it may be there. It will be written again as a whole, and nothing may stand before it.
+            let whole = log.bytes - self.buffer.len() as u64;
+            let _ = file.set_len(whole).and_then(|()| file.seek(SeekFrom::Start(whole)));
+            return Err(Error::io("write", &log.path)(error));
+        }
         self.buffer.clear();
         if let Some(file) = self.current.as_ref().filter(|file| !self.unsynced.iter().any(|one| Arc::ptr_eq(one, file)))
         {
@@ -308,6 +317,17 @@ fn next_row(reader: &mut impl Read) -> io::Result<Option<(OutcomeRow, u64)>> {
     Ok(OutcomeRow::decode(message.as_slice()).ok().map(|row| (row, (HEAD_BYTES + length) as u64)))
 }
 
+/// The files of a directory in the order of their names; none where there is no directory.
+fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(Error::io("list", dir))?,
+    };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    Ok(paths)
+}
+
 /// Whether there was enough.
 fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
     match reader.read_exact(buffer) {
@@ -321,7 +341,9 @@ fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
 fn runs(outcomes: &[Outcome]) -> Vec<OutcomeRun> {
     let mut runs: Vec<OutcomeRun> = Vec::new();
     for outcome in outcomes {
-        let plain = Outcome { seq: 0, ..outcome.clone() };
+        // Documents would take the room of many outcomes; whoever asks late reads them from the index.
+        let none = bytes::Bytes::new();
+        let plain = Outcome { seq: 0, document: none, document_routing: None, ..outcome.clone() };
         match runs.last_mut() {
             Some(run) if run.outcome.as_ref() == Some(&plain) => run.length += 1,
             _ => runs.push(OutcomeRun { length: 1, outcome: Some(plain) }),
@@ -344,150 +366,4 @@ fn outcomes(row: &OutcomeRow) -> impl Iterator<Item = Outcome> + '_ {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use trawl_proto::Generation;
-    use trawl_proto::v1::{OperationError, outcome::Result as Came};
-
-    use super::*;
-
-    const LIMITS: Limits = Limits { time: Duration::from_secs(3_600), bytes_max: 64 << 20 };
-
-    /// A replica's files, and the state that its commits would have.
-    struct Bench {
-        dir: tempfile::TempDir,
-        limits: Limits,
-        files: Option<OutcomeFiles>,
-        state: State,
-    }
-
-    impl Bench {
-        fn new(limits: Limits) -> Self {
-            let mut bench = Self { dir: tempfile::tempdir().unwrap(), limits, files: None, state: State::new(1) };
-            let state = bench.state.clone();
-            bench.open(&state);
-            bench
-        }
-
-        fn open(&mut self, state: &State) {
-            self.files = Some(OutcomeFiles::open(self.dir.path(), self.limits, state).unwrap());
-            self.state = state.clone();
-        }
-
-        fn add(&mut self, count: u64, time_ms: u64) {
-            let first = self.state.at.seq.0 + 1;
-            let last = Seq(first + count - 1);
-            let chain = self.state.chain.wrapping_mul(31).wrapping_add(first);
-            let record = Record {
-                incarnation: Incarnation(1),
-                first: Seq(first),
-                last,
-                mapping_version: 1,
-                apply_version: 1,
-                time_ms,
-                chain,
-                body: bytes::Bytes::new(),
-            };
-            let outcomes: Vec<Outcome> = (first..=last.0).map(outcome).collect();
-            self.files.as_mut().unwrap().append(&record, &outcomes).unwrap();
-            self.state.at = Generation { incarnation: Incarnation(1), seq: last };
-            self.state.chain = chain;
-            self.state.rows.push(last, chain);
-        }
-
-        fn read(&mut self, first: u64, last: u64) -> Vec<Outcome> {
-            let places = self.files.as_mut().unwrap().find(first, last).unwrap();
-            places.iter().flat_map(|place| place.read(first, last).unwrap()).map(|(_, outcome)| outcome).collect()
-        }
-
-        fn paths(&self) -> Vec<PathBuf> {
-            let mut paths: Vec<_> =
-                fs::read_dir(self.dir.path().join("outcomes")).unwrap().flatten().map(|entry| entry.path()).collect();
-            paths.sort();
-            paths
-        }
-    }
-
-    fn outcome(seq: u64) -> Outcome {
-        let error =
-            (seq.is_multiple_of(7)).then(|| OperationError { reason: seq.to_string(), ..OperationError::default() });
-        let result = if error.is_some() { Came::Rejected } else { Came::Created };
-        Outcome { result: result.into(), seq, version: 1, error, ..Outcome::default() }
-    }
-
-    fn expected(first: u64, last: u64) -> Vec<Outcome> {
-        (first..=last).map(outcome).collect()
-    }
-
-    #[test]
-    fn they_are_read_back_in_part_and_after_opening_again() {
-        let mut bench = Bench::new(LIMITS);
-        for _ in 0..300 {
-            bench.add(40, 1_000);
-        }
-        for _ in 0..2 {
-            assert_eq!(bench.read(1, 12_000), expected(1, 12_000));
-            assert_eq!(bench.read(11_990, 20_000), expected(11_990, 12_000));
-            assert_eq!(bench.read(5_001, 5_003), expected(5_001, 5_003));
-            assert_eq!(bench.read(12_001, 12_002), []);
-            bench.files.as_mut().unwrap().unsynced().unwrap();
-            let state = bench.state.clone();
-            bench.open(&state);
-        }
-    }
-
-    #[test]
-    fn they_are_cut_back_to_the_commit_and_to_what_its_history_confirms() {
-        let mut bench = Bench::new(LIMITS);
-        (0..5).for_each(|_| bench.add(10, 1_000));
-        let commit = bench.state.clone();
-        (0..5).for_each(|_| bench.add(10, 1_000));
-        bench.files.as_mut().unwrap().flush().unwrap();
-        bench.open(&commit);
-        assert_eq!(bench.read(1, 100), expected(1, 50));
-        bench.add(10, 1_000);
-        assert_eq!(bench.read(1, 100), expected(1, 60));
-
-        // A torn tail and a flipped bit lose what is behind them.
-        bench.files.as_mut().unwrap().flush().unwrap();
-        let state = bench.state.clone();
-        let path = bench.paths()[0].clone();
-        let bytes = fs::read(&path).unwrap();
-        fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
-        bench.open(&state);
-        assert_eq!(bench.read(1, 100), expected(1, 50));
-        let mut bytes = fs::read(&path).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        fs::write(&path, &bytes).unwrap();
-        bench.open(&state);
-        let left = bench.read(1, 100);
-        assert_eq!(left, expected(1, left.len() as u64));
-        assert!(left.len() < 50);
-
-        // Another history at the same place confirms nothing.
-        let mut other = State::new(1);
-        other.rows.push(Seq(10), 77);
-        (other.at.seq, other.chain) = (Seq(10), 77);
-        bench.open(&other);
-        assert_eq!((bench.read(1, 100), bench.paths().len()), (Vec::new(), 0));
-    }
-
-    #[test]
-    fn old_ones_go_by_the_logs_time_and_by_size() {
-        let mut bench = Bench::new(LIMITS);
-        (0..20u64).for_each(|n| bench.add(10, n * 600_000));
-        // 200 minutes are over; an hour is kept, and what shares a file with it.
-        let kept = bench.read(1, 200);
-        assert_eq!(kept.last(), expected(200, 200).last());
-        assert!((60..100).contains(&kept.len()), "{}", kept.len());
-
-        let mut bench = Bench::new(Limits { bytes_max: 64 << 10, ..LIMITS });
-        (0..2_000).for_each(|_| bench.add(10, 1_000));
-        bench.files.as_mut().unwrap().flush().unwrap();
-        let bytes: u64 = bench.paths().iter().map(|path| path.metadata().unwrap().len()).sum();
-        assert!((40 << 10..=80 << 10).contains(&bytes), "{bytes}");
-        assert_eq!(bench.read(19_991, 20_000), expected(19_991, 20_000));
-        assert_eq!(bench.read(1, 10), []);
-    }
-}
+mod tests;

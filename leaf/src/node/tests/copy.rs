@@ -15,6 +15,8 @@ struct Pair {
     cluster: Cluster,
     shard: ShardKey,
     documents: u64,
+    /// The last rows that were loaded, each of 250 documents.
+    rows: Vec<Appended>,
 }
 
 impl Pair {
@@ -25,22 +27,22 @@ impl Pair {
     async fn with(documents: u64, change: impl FnOnce(&mut Config)) -> (Self, Leaf) {
         let cluster = Cluster::new().await;
         cluster.create_index("books", "uid-1", 1, None).await;
-        let pair = Self { cluster, shard: ShardKey::new("uid-1", 0), documents };
+        let mut pair = Self { cluster, shard: ShardKey::new("uid-1", 0), documents, rows: Vec::new() };
         let mut config = pair.config("leaf-0");
         change(&mut config);
         let mut leaf = pair.cluster.start(config).await;
         leaf.serving(&pair.shard).await;
         let mut random = StdRng::seed_from_u64(1);
-        let mut last = None;
         for chunk in (0..documents).collect::<Vec<_>>().chunks(250) {
             let text = |random: &mut StdRng| {
                 (0..40).map(|_| format!("{:x}", random.random::<u32>())).collect::<Vec<_>>().join(" ")
             };
             let operations =
                 chunk.iter().map(|n| index(&format!("d{n}"), &json!({"title": text(&mut random), "n": n})));
-            last = Some(pair.cluster.append(&pair.shard, operations.collect()).await);
+            let row = pair.cluster.append(&pair.shard, operations.collect()).await;
+            pair.rows.push(row);
         }
-        let last = last.unwrap();
+        let last = *pair.rows.last().unwrap();
         assert_eq!(leaf.refresh(&pair.shard, last).await, None);
         pair.cluster.engine.log.trim(Epoch(1), &pair.shard, last.last).await.unwrap();
         (pair, leaf)
@@ -142,6 +144,13 @@ async fn a_new_replica_copies_where_the_log_does_not_reach_back() {
     let (pair, mut source) = Pair::new(500).await;
     pair.assign(&["leaf-0", "leaf-1"]).await;
     let mut target = pair.cluster.start(pair.config("leaf-1")).await;
+    target.serving(&pair.shard).await;
+    // Whoever repeats a write with its key is answered by the copy too.
+    for row in &pair.rows {
+        let outcomes = target.outcomes(&pair.shard, *row).await;
+        assert_eq!(outcomes.len(), 250);
+        assert!(outcomes.iter().all(|outcome| outcome.result() == Came::Created));
+    }
     pair.agree(&mut source, &mut target).await;
     // The source has let go of its copy, and a target that starts again needs none.
     let copies = pair.config("leaf-0").data_dir.join("copies");
