@@ -1,5 +1,7 @@
 //! `trawl leaf`: one leaf process.
 
+mod limits;
+
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
@@ -63,6 +65,10 @@ pub struct Args {
     /// For tests: take this long more for every operation that is applied
     #[arg(long, env = "TRAWL_INJECT_APPLY_DELAY", hide = true, value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub inject_apply_delay: Option<Duration>,
+
+    /// How much may be kept.
+    #[command(flatten)]
+    pub limits: limits::LimitArgs,
 }
 
 /// Runs until a signal comes.
@@ -74,6 +80,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     config.grpc_advertised = args.grpc_advertised;
     config.zone = args.zone;
     config.search_queue_max = args.search_queue;
+    args.limits.apply(&mut config);
     config.inject_apply_delay = args.inject_apply_delay;
     if let Some(threads) = args.search_threads {
         config.search_threads = threads.max(1);
