@@ -6,7 +6,7 @@ mod harness;
 use std::time::{Duration, Instant};
 
 use harness::{Cluster, ids, wait_until};
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refreshed_write_is_seen_on_every_replica_also_while_replicas_begin_to_serve() {
@@ -273,6 +273,29 @@ async fn updates_answer_as_in_elasticsearch() {
     assert_eq!(items, expected, "{}", answer.text);
     assert_eq!(answer.body["items"][0]["update"]["get"]["_source"]["n"], 10, "{}", answer.text);
     assert_eq!(other.get("/u/_doc/1").await.body["_source"]["n"], 10);
+
+    // Each update is answered with the document as it made it, not as those behind it did.
+    let lines = [
+        json!({"update": {"_id": "1", "_source": "n"}}),
+        json!({"doc": {"n": 11}}),
+        json!({"update": {"_id": "1", "_source": true}}),
+        json!({"doc": {"n": 12, "o": null}}),
+        json!({"update": {"_id": "1", "_source": {"excludes": "o"}}}),
+        json!({"doc": {"n": 12}}),
+        json!({"delete": {"_id": "1"}}),
+    ];
+    let body: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    for root in [client, other] {
+        let headers = [("idempotency-key", "three")];
+        let answer = root.try_send("POST", "/u/_bulk", Some(body.clone().into_bytes()), &headers).await.unwrap();
+        let gets: Vec<&Value> = (0..3).map(|at| &answer.body["items"][at]["update"]["get"]).collect();
+        let sources: Vec<&Value> = gets.iter().map(|get| &get["_source"]).collect();
+        let expected = [json!({"n": 11}), json!({"n": 12, "o": null}), json!({"n": 12})];
+        assert_eq!(sources, expected.iter().collect::<Vec<_>>(), "{}", answer.text);
+        assert_eq!(gets[0]["_seq_no"].as_u64().unwrap() + 1, gets[1]["_seq_no"].as_u64().unwrap());
+        assert_eq!(gets[1]["_seq_no"], gets[2]["_seq_no"], "nothing was changed");
+    }
+    assert_eq!(client.get("/u/_doc/1").await.status, 404);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -277,7 +277,10 @@ impl Core {
         let mut outcomes = Vec::with_capacity(batch.operations.len());
         for (operation, drafted) in batch.operations.iter().zip(drafts) {
             let seq = self.state.at.seq.next();
-            let outcome = self.apply_operation(operation, drafted, seq)?;
+            let mut outcome = self.apply_operation(operation, drafted, seq)?;
+            if let Some(returned) = &operation.returned {
+                self.show(operation, returned, &mut outcome)?;
+            }
             self.letters.note(&self.shard, record.incarnation, &self.state, operation, &outcome);
             outcomes.push(outcome);
             self.state.at.seq = seq;

@@ -5,7 +5,7 @@ use tantivy::schema::Value;
 use tantivy::{TantivyDocument, TantivyError, Term};
 use trawl_data::mapping::FIELDS_MAX;
 use trawl_proto::v1::operation::Kind;
-use trawl_proto::v1::{Batch, Operation, OperationError, Outcome};
+use trawl_proto::v1::{Batch, Operation, OperationError, Outcome, ReturnedSource, outcome::Result as Came};
 use trawl_proto::{Generation, Seq};
 
 use super::decide::{Effect, Known, Stamp, decide, rejected};
@@ -15,6 +15,7 @@ use super::pending::Touched;
 use super::update::{Present, Resolved, resolve};
 use super::{Core, Stop};
 use crate::error::Error;
+use crate::fetch::SourceFilter;
 use crate::schema::fields;
 
 /// The longest `_id`, in bytes, as in Elasticsearch.
@@ -91,6 +92,21 @@ impl Core {
             }
         }
         Ok(outcome)
+    }
+
+    /// Adds the document of an update that was just applied to its outcome.
+    pub(super) fn show(
+        &self,
+        operation: &Operation,
+        returned: &ReturnedSource,
+        outcome: &mut Outcome,
+    ) -> Result<(), Error> {
+        if matches!(outcome.result(), Came::Created | Came::Updated | Came::Noop) {
+            let present = self.present(&operation.id)?;
+            outcome.document = SourceFilter::new(&returned.includes, &returned.excludes).of_bytes(present.source);
+            outcome.document_routing = present.routing;
+        }
+        Ok(())
     }
 
     pub(super) fn validate(

@@ -3,6 +3,7 @@
 //! As Elasticsearch: a pattern names a dotted path, `*` stands for any characters (dots too), and
 //! naming an object includes or excludes everything in it. Exclusion wins over inclusion.
 
+use bytes::Bytes;
 use serde_json::{Map, Value};
 
 /// Includes and excludes of dotted paths.
@@ -21,6 +22,16 @@ impl SourceFilter {
     /// Whether nothing is left out.
     pub fn keeps_all(&self) -> bool {
         self.excludes.is_empty() && self.includes.iter().all(|pattern| pattern == "*")
+    }
+
+    /// What is wanted of a document as it is stored; nothing when it cannot be read.
+    pub fn of_bytes(&self, source: Bytes) -> Bytes {
+        if self.keeps_all() {
+            return source;
+        }
+        let Ok(mut json) = serde_json::from_slice(&source) else { return Bytes::new() };
+        self.apply(&mut json);
+        json.to_string().into()
     }
 
     /// Removes what is not wanted.

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use trawl_proto::v1::{OperationError, Outcome};
 
-/// Bytes of error texts that are remembered at most.
-const ERROR_BYTES_MAX: usize = 8 << 20;
+/// Bytes of error texts and documents that are remembered at most.
+const MORE_BYTES_MAX: usize = 8 << 20;
 
 /// A bounded run of outcomes without gaps.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub struct Outcomes {
     first: u64,
     kept: VecDeque<Kept>,
     kept_max: usize,
-    error_bytes: usize,
+    more_bytes: usize,
 }
 
 /// An outcome without its seq, small.
@@ -29,7 +29,7 @@ struct Kept {
 impl Kept {
     fn new(outcome: Outcome) -> Self {
         let (result, version) = (outcome.result, outcome.version);
-        let has_more = outcome.error.is_some() || outcome.document_seq != 0;
+        let has_more = outcome.error.is_some() || outcome.document_seq != 0 || !outcome.document.is_empty();
         Self { result, version, more: has_more.then(|| Box::new(outcome)) }
     }
 
@@ -42,14 +42,16 @@ impl Kept {
 
     /// Bytes beyond those of the small outcome.
     fn bytes(&self) -> usize {
-        self.more.as_ref().map_or(0, |outcome| size_of::<Outcome>() + outcome.error.as_ref().map_or(0, size))
+        self.more
+            .as_ref()
+            .map_or(0, |outcome| size_of::<Outcome>() + outcome.error.as_ref().map_or(0, size) + outcome.document.len())
     }
 }
 
 impl Outcomes {
     /// Keeps at most `kept_max`.
     pub fn new(kept_max: usize) -> Self {
-        Self { first: 1, kept: VecDeque::new(), kept_max: kept_max.max(1), error_bytes: 0 }
+        Self { first: 1, kept: VecDeque::new(), kept_max: kept_max.max(1), more_bytes: 0 }
     }
 
     /// Adds outcomes in seq order. Those that are known already (a row applied again after a crash
@@ -65,11 +67,11 @@ impl Outcomes {
                 self.first = outcome.seq;
             }
             let kept = Kept::new(outcome);
-            self.error_bytes += kept.bytes();
+            self.more_bytes += kept.bytes();
             self.kept.push_back(kept);
-            while self.kept.len() > self.kept_max || (self.error_bytes > ERROR_BYTES_MAX && self.kept.len() > 1) {
+            while self.kept.len() > self.kept_max || (self.more_bytes > MORE_BYTES_MAX && self.kept.len() > 1) {
                 if let Some(oldest) = self.kept.pop_front() {
-                    self.error_bytes -= oldest.bytes();
+                    self.more_bytes -= oldest.bytes();
                     self.first += 1;
                 }
             }
@@ -79,7 +81,7 @@ impl Outcomes {
     /// Forgets everything: another history begins.
     pub fn clear(&mut self) {
         self.kept.clear();
-        self.error_bytes = 0;
+        self.more_bytes = 0;
     }
 
     /// What is remembered of `first..=last`, in seq order.
@@ -104,6 +106,17 @@ mod tests {
 
     fn seqs(outcomes: &[Outcome]) -> Vec<u64> {
         outcomes.iter().map(|outcome| outcome.seq).collect()
+    }
+
+    #[test]
+    fn documents_are_kept_within_bounds() {
+        let mut ring = Outcomes::new(1_000);
+        let document = vec![b' '; 1 << 20];
+        let seqs = (1..=20).map(|seq| Outcome { seq, document: document.clone().into(), ..Outcome::default() });
+        ring.push(seqs.collect());
+        let left = ring.range(1, 20);
+        assert_eq!((left.len(), left[0].seq, left[0].document.len()), (7, 14, 1 << 20));
+        assert!(ring.more_bytes <= MORE_BYTES_MAX);
     }
 
     #[test]

@@ -53,19 +53,21 @@ pub(crate) async fn bulk(call: Call) -> Result<Answer, ApiError> {
     let mut items = Vec::with_capacity(entries.len());
     let mut slots = Vec::with_capacity(entries.len());
     for Entry { action, index, id, operation, source } in entries {
+        let filter = source.or_else(|| default_filter.clone()).filter(|filter| filter.wanted);
+        let filter = filter.filter(|_| action == Action::Update);
         let (refused, routing) = match operation {
             Ok(operation) if operation.source.len() > call.shared.limits.document_bytes_max => {
                 (Some((index, id, document::too_large(&call, operation.source.len()))), None)
             }
-            Ok(operation) => {
+            Ok(mut operation) => {
+                operation.returned = filter.as_ref().map(update::returned);
                 let routing = operation.routing.clone();
                 items.push(WriteItem { index, operation });
                 (None, routing)
             }
             Err(error) => (Some((index, id, error)), None),
         };
-        let filter = source.or_else(|| default_filter.clone()).filter(|filter| filter.wanted);
-        slots.push(Slot { action, refused, filter: filter.filter(|_| action == Action::Update), routing });
+        slots.push(Slot { action, refused, filter, routing });
     }
     let written = if items.is_empty() { None } else { Some(call.root().write(items, options).await?) };
     let positions = written.as_ref().map(|written| written.positions.clone()).unwrap_or_default();

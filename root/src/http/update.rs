@@ -41,15 +41,16 @@ pub(crate) async fn update(call: Call) -> Result<Answer, ApiError> {
     let conditions = Conditions::from_params(&call.params)?;
     let id = call.segment(1).to_owned();
     let routing = call.params.get("routing").map(str::to_owned);
-    let (operation, wanted) = operation(id, routing, call.body.clone(), conditions)?;
-    let wanted = SourceFilter::from_params(&call.params)?.or(wanted);
+    let (mut operation, wanted) = operation(id, routing, call.body.clone(), conditions)?;
+    let wanted = SourceFilter::from_params(&call.params)?.or(wanted).filter(|filter| filter.wanted);
+    operation.returned = wanted.as_ref().map(returned);
     let options = document::write_options(&call)?;
     let routing = operation.routing.clone();
     let item = WriteItem { index: call.segment(0).to_owned(), operation };
     let written = call.root().write(vec![item], options).await?;
     let outcome = written.items.first().ok_or_else(|| Error::Internal("an outcome is missing".to_owned()))?;
     let mut rendered = rendered(outcome, false, written.refreshed);
-    if let Some(filter) = wanted.filter(|filter| filter.wanted) {
+    if let Some(filter) = wanted {
         let asked = [Asked { outcome, routing, filter }];
         if let Some(get) = documents(call.root(), &asked).await.pop().flatten() {
             rendered.members.push(("get".to_owned(), get));
@@ -116,11 +117,18 @@ pub(super) struct Asked<'a> {
     pub(super) filter: SourceFilter,
 }
 
+/// What an outcome is asked to bring along.
+pub(super) fn returned(filter: &SourceFilter) -> v1::ReturnedSource {
+    v1::ReturnedSource { includes: filter.includes.clone(), excludes: filter.excludes.clone() }
+}
+
 /// The `get` part of each; none where the update wrote and found nothing, or the document cannot be had.
-/// When another write came in between, it is that write's document, with its `_seq_no`.
+/// Outcomes bring it along while they are recent. Otherwise the document is read now: when another write came
+/// in between, it is that write's, with its `_seq_no`.
 pub(super) async fn documents(root: &Root, asked: &[Asked<'_>]) -> Vec<Option<Json>> {
-    let mut shown = vec![None; asked.len()];
-    let mut left: Vec<usize> = (0..asked.len()).filter(|at| is_there(asked[*at].outcome)).collect();
+    let mut shown: Vec<Option<Json>> = asked.iter().map(|asked| brought(asked.outcome)).collect();
+    let is_left = |at: &usize| shown[*at].is_none() && is_there(asked[*at].outcome);
+    let mut left: Vec<usize> = (0..asked.len()).filter(is_left).collect();
     while let Some(first) = left.first().map(|at| &asked[*at]) {
         let alike = |other: &Asked<'_>| other.outcome.index == first.outcome.index && other.filter == first.filter;
         let (group, rest): (Vec<usize>, Vec<usize>) = left.iter().partition(|at| alike(&asked[**at]));
@@ -148,15 +156,32 @@ fn is_there(outcome: &ItemOutcome) -> bool {
     }
 }
 
+/// The document that an outcome brings along.
+fn brought(outcome: &ItemOutcome) -> Option<Json> {
+    let written = outcome.result.as_ref().ok()?;
+    let WriteOutcome::Done(outcome) = &written.outcome else { return None };
+    if outcome.document.is_empty() {
+        return None;
+    }
+    let (seq, term) = match outcome.result() {
+        v1::outcome::Result::Noop => (outcome.document_seq, outcome.document_term),
+        _ => (outcome.seq, written.primary_term),
+    };
+    Some(found(seq, term, outcome.document_routing.as_deref(), outcome.document.clone()))
+}
+
 fn get(document: Option<&v1::Document>) -> Json {
     let Some(document) = document else { return json::object! { "found" => false } };
-    let mut members: Members =
-        vec![("_seq_no".to_owned(), document.seq.into()), ("_primary_term".to_owned(), document.primary_term.into())];
-    if let Some(routing) = &document.routing {
-        members.push(("_routing".to_owned(), routing.as_str().into()));
+    found(document.seq, document.primary_term, document.routing.as_deref(), document.source.clone())
+}
+
+fn found(seq: u64, term: u64, routing: Option<&str>, source: Bytes) -> Json {
+    let mut members: Members = vec![("_seq_no".to_owned(), seq.into()), ("_primary_term".to_owned(), term.into())];
+    if let Some(routing) = routing {
+        members.push(("_routing".to_owned(), routing.into()));
     }
     members.push(("found".to_owned(), true.into()));
-    members.push(("_source".to_owned(), Json::Raw(document.source.clone())));
+    members.push(("_source".to_owned(), Json::Raw(source)));
     Json::Object(members)
 }
 
