@@ -56,6 +56,13 @@ const AHEAD_BYTES_MAX: usize = 2 << 20;
 /// See [`Core::keep_sources_within`].
 const SOURCE_BYTES_MAX: usize = 16 << 20;
 /// The apply rules that this program knows.
+///
+/// Rules are everything that outcomes and documents depend on besides the log: what each kind of operation does,
+/// what is a conflict or a rejection, how documents are analysed and typed, and the bounds of tombstones. All of it
+/// as it is now, updates, versions from outside and skipped operations included, is version 1: no cluster has run
+/// on anything less. Whoever changes a rule raises this, keeps the old one for rows of the old version, and has
+/// roots give rows the new one only when every leaf's record names a program that knows it. A leaf that does not
+/// stops at such a row, serving nothing, rather than come to something else than others.
 pub const APPLY_VERSION: u32 = 1;
 
 /// Gives a mapping version of the replica's index; called on blocking threads.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod model;
+mod rules;
 
 use std::collections::BTreeMap;
 
