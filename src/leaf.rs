@@ -66,6 +66,10 @@ pub struct Args {
     #[arg(long, env = "TRAWL_INJECT_APPLY_DELAY", hide = true, value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub inject_apply_delay: Option<Duration>,
 
+    /// For tests: the clock is off by as many milliseconds as the file DIR/NAME says
+    #[arg(long, env = "TRAWL_INJECT_CLOCK", hide = true, value_name = "DIR")]
+    pub inject_clock: Option<PathBuf>,
+
     /// How much may be kept.
     #[command(flatten)]
     pub limits: limits::LimitArgs,
@@ -75,6 +79,9 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let shutdown = crate::shutdown::token()?;
     let name = crate::root::name_or_host(args.name);
+    if let Some(directory) = &args.inject_clock {
+        trawl_proto::clock::inject(directory.join(&name));
+    }
     let mut config = Config::new(name.as_str(), &args.data_dir);
     config.grpc = args.grpc;
     config.grpc_advertised = args.grpc_advertised;

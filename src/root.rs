@@ -1,6 +1,6 @@
 //! `trawl root`: one root process.
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +38,10 @@ pub struct Args {
     #[arg(long, env = "TRAWL_ZONE", value_name = "ZONE")]
     pub zone: Option<String>,
 
+    /// For tests: the clock is off by as many milliseconds as the file DIR/NAME says
+    #[arg(long, env = "TRAWL_INJECT_CLOCK", hide = true, value_name = "DIR")]
+    pub inject_clock: Option<PathBuf>,
+
     #[command(flatten)]
     pub limits: crate::limits::LimitArgs,
 }
@@ -46,6 +50,9 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let shutdown = crate::shutdown::token()?;
     let name = name_or_host(args.name);
+    if let Some(directory) = args.inject_clock {
+        trawl_proto::clock::inject(directory.join(&name));
+    }
     let mut config = Config::new(name.as_str(), args.http);
     config.http_advertise = args.http_advertised;
     config.zone = args.zone;

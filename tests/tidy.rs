@@ -72,6 +72,17 @@ fn tantivy_and_http_are_known_only_where_they_belong() {
 }
 
 #[test]
+fn the_wall_clock_is_read_in_one_place() {
+    for path in rust_files() {
+        let place = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+        let counts =
+            ["src/", "proto/src/", "cluster/src/", "leaf/src/", "root/src/"].iter().any(|of| place.starts_with(of));
+        let reads = counts && fs::read_to_string(&path).unwrap().contains("SystemTime::now");
+        assert!(!reads || place == "proto/src/clock.rs", "{place} reads the wall clock");
+    }
+}
+
+#[test]
 fn paths_named_in_the_documents_exist() {
     for document in ["ARCHITECTURE.md", "README.md"] {
         let text = fs::read_to_string(root().join(document)).unwrap();

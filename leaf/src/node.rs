@@ -9,7 +9,7 @@ pub mod directory;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
@@ -23,6 +23,7 @@ use trawl_cluster::catalog::{NodeRecord, PROTOCOL, Role, ServingRecord, keys};
 use trawl_cluster::store::{Revision, Write};
 use trawl_cluster::{Engine, Membership, View, Viewer, outage};
 use trawl_data::mapping::Mapping;
+use trawl_proto::clock::unix_ms;
 use trawl_proto::v1::leaf_server::LeafServer;
 use trawl_proto::{Generation, IndexUid, ShardKey};
 
@@ -488,11 +489,6 @@ fn mappings(viewer: Viewer, engine: Engine, uid: IndexUid) -> Mappings {
         parsed.insert(version, mapping.clone());
         Ok(mapping)
     })
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Wire types (`v1`) stop at the edges of `leaf` and `root` where they carry no invariant; ids and
 //! positions are newtypes so that a shard number is never taken for a seq.
 
+pub mod clock;
 mod ids;
 mod status;
 

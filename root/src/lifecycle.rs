@@ -223,8 +223,7 @@ fn new_uid() -> IndexUid {
 
 /// Milliseconds since the epoch, for display only.
 pub(crate) fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
+    trawl_proto::clock::unix_ms()
 }
 
 pub(crate) fn put_record(record: &IndexRecord) -> Result<Write, Error> {

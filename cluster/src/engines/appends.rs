@@ -4,7 +4,6 @@
 //! however many producers there are.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -125,12 +124,6 @@ async fn write_group(writer: &mut impl GroupCommit, mut group: Vec<Job>) {
             }
         }
     }
-}
-
-/// Milliseconds since the epoch by this machine's clock.
-pub(super) fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Compresses batches; those that can never be taken stand with their error at their place among the

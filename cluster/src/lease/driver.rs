@@ -2,7 +2,7 @@
 
 use std::future::pending;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use trawl_proto::Epoch;
+use trawl_proto::clock::unix_ms;
 
 use super::core::{Action, Core, Event, Observation, Outcome};
 use super::{Config, Held};
@@ -84,8 +85,7 @@ impl Driver {
     }
 
     fn step(&mut self, event: Event) {
-        let wall_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.core.set_wall_clock(u64::try_from(wall_clock.as_millis()).unwrap_or(u64::MAX));
+        self.core.set_wall_clock(unix_ms());
         for action in self.core.step(self.started.elapsed(), event) {
             match action {
                 Action::Commit(guards, writes) => {

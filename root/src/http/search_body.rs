@@ -1,6 +1,6 @@
 //! A search as asked for, in the body and the query string: parsed once, lowered per index.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use trawl_data::analysis::Analyzer;
 
@@ -62,8 +62,7 @@ impl Default for SearchBody {
 
 /// Milliseconds since the epoch.
 pub(crate) fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or_default()
+    i64::try_from(trawl_proto::clock::unix_ms()).unwrap_or_default()
 }
 
 impl SearchBody {

@@ -17,7 +17,7 @@ use super::database::{Database, Transaction};
 use super::queue::held;
 use super::store::signed;
 use crate::Error;
-use crate::engines::appends::{GroupCommit, now_ms};
+use crate::engines::appends::GroupCommit;
 use crate::engines::failure::unavailable;
 use crate::engines::plan::{Known, LogHead, NewRow, Prepared, plan};
 use crate::shard_log::Appended;
@@ -78,14 +78,13 @@ impl Writer {
         let retention_ms = u64::try_from(self.options.message_id_retention.as_millis()).unwrap_or(u64::MAX);
         let delete = sqlx::query(
             "DELETE FROM message_ids WHERE (log, message_id) IN (
-               SELECT log, message_id FROM message_ids WHERE time_ms < $1
+               SELECT log, message_id FROM message_ids
+               WHERE time_ms < (extract(epoch FROM clock_timestamp()) * 1000)::bigint - $1
                  OR time_ms <= (SELECT time_ms FROM message_ids ORDER BY time_ms DESC LIMIT 1 OFFSET $2)
                ORDER BY time_ms LIMIT $3 FOR UPDATE SKIP LOCKED)",
         );
-        let delete = delete
-            .bind(signed(now_ms().saturating_sub(retention_ms)))
-            .bind(signed(self.options.message_ids_max))
-            .bind(signed(2 * EXPIRY_COUNT));
+        let delete =
+            delete.bind(signed(retention_ms)).bind(signed(self.options.message_ids_max)).bind(signed(2 * EXPIRY_COUNT));
         let mut transaction = self.database.begin().await?;
         transaction.execute("forget message ids in", delete).await?;
         transaction.commit().await
@@ -104,10 +103,9 @@ impl GroupCommit for Writer {
             }
         }
         let mut transaction = self.begin().await?;
-        let mut heads = lock_heads(&mut transaction, batches.iter().map(|batch| &batch.shard)).await?;
+        let (mut heads, now) = lock(&mut transaction, batches.iter().map(|batch| &batch.shard)).await?;
         let mut known = read_known(&mut transaction, &heads, &batches).await?;
         let held = held(&mut transaction, batches.iter().filter_map(|batch| batch.claim)).await?;
-        let now = now_ms();
         let (results, rows) = plan(&mut heads, &mut known, &held, batches, now, self.options.log_bytes_max);
         // A batch that was known is acknowledged again. It may have been written by a commit that nobody
         // was told to have reached the standby, so even then something is committed that has to.
@@ -130,14 +128,23 @@ pub(super) async fn lock_heads(
     transaction: &mut Transaction<'_>,
     shards: impl Iterator<Item = &ShardKey>,
 ) -> Result<HashMap<ShardKey, LogHead>, Error> {
+    Ok(lock(transaction, shards).await?.0)
+}
+
+/// The same, and the time by the server's clock: those of the processes do not count.
+async fn lock(
+    transaction: &mut Transaction<'_>,
+    shards: impl Iterator<Item = &ShardKey>,
+) -> Result<(HashMap<ShardKey, LogHead>, u64), Error> {
     let (uids, numbers) = keys(shards);
     let statement = format!(
-        "SELECT {HEAD} FROM logs WHERE (index_uid, shard) IN (SELECT * FROM unnest($1::text[], $2::int[]))
+        "SELECT {HEAD}, (extract(epoch FROM clock_timestamp()) * 1000)::bigint FROM logs WHERE (index_uid, shard) IN (SELECT * FROM unnest($1::text[], $2::int[]))
          ORDER BY log FOR NO KEY UPDATE"
     );
     let query = sqlx::query(sqlx::AssertSqlSafe(statement)).bind(uids).bind(numbers);
     let rows = transaction.fetch_all("lock logs of", query).await?;
-    Ok(rows.iter().map(head).collect())
+    let now = rows.iter().map(|row| row.get::<i64, _>(11).cast_unsigned()).max().unwrap_or_default();
+    Ok((rows.iter().map(head).collect(), now))
 }
 
 /// Reads the head rows of shards; those without a log are left out.

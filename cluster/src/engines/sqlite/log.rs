@@ -11,6 +11,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 use trawl_proto::{Epoch, Incarnation, Seq, ShardKey};
 
+use super::clock::Clock;
 use super::database::{Database, Transaction};
 use super::letters::forget_shard;
 use super::writer::{Writer, read_heads};
@@ -44,8 +45,14 @@ pub(super) struct Shared {
 }
 
 impl SqliteLog {
-    pub(super) fn new(database: Arc<Database>, options: &EngineOptions, ends: Ends, tasks: Arc<Tasks>) -> Self {
-        let appends = Appends::start(options, Writer::new(database.clone(), options));
+    pub(super) fn new(
+        database: Arc<Database>,
+        clock: Clock,
+        options: &EngineOptions,
+        ends: Ends,
+        tasks: Arc<Tasks>,
+    ) -> Self {
+        let appends = Appends::start(options, Writer::new(database.clone(), clock, options));
         Self { shared: Arc::new(Shared { database, ends, _tasks: tasks }), appends }
     }
 }

@@ -6,12 +6,14 @@
 //!            costs the lease
 //! *.open     held while a process opens a file      *.queue, *.turn   taking turns at writing
 //! *.bell     rung after every commit
+//! clock      what time it is, for all processes alike
 //! ```
 //!
 //! There is no server that could tell a process what another has done, so one thread per process looks
 //! every 50 to 100 ms whether a file has changed; see [`poll`].
 
 mod bell;
+mod clock;
 mod database;
 mod failure;
 mod letters;
@@ -32,6 +34,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use self::clock::Clock;
 use self::database::{Database, Kind};
 use self::letters::SqliteLetters;
 use self::log::SqliteLog;
@@ -60,6 +63,7 @@ pub(super) async fn open(directory: &Path, options: &EngineOptions) -> Result<En
     let store = Arc::new(Database::open(directory, &STORE, options.busy_timeout).await?);
     let logs = Arc::new(Database::open(directory, &LOGS, options.busy_timeout).await?);
     let ends = Ends::default();
+    let clock = Clock::open(directory);
     let poller = poll::Poller::new(store.clone(), logs.clone(), ends.clone());
     let listener = poll::Listener::start(store.clone(), logs.clone(), ends.clone(), options.poll_interval)
         .map_err(|error| unavailable("cannot start a thread", error))?;
@@ -73,7 +77,7 @@ pub(super) async fn open(directory: &Path, options: &EngineOptions) -> Result<En
         store: Arc::new(SqliteStore::new(store, options.clone(), tasks.clone())),
         queue: Arc::new(SqliteQueue::new(logs.clone(), options.clone(), tasks.clone())),
         letters: Arc::new(SqliteLetters::new(logs.clone(), options.clone(), tasks.clone())),
-        log: Arc::new(SqliteLog::new(logs, options, ends, tasks)),
+        log: Arc::new(SqliteLog::new(logs, clock, options, ends, tasks)),
     })
 }
 

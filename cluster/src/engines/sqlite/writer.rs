@@ -10,10 +10,11 @@ use tokio::time::Instant;
 use trawl_proto::{Incarnation, Seq, ShardKey};
 
 use super::EngineOptions;
+use super::clock::Clock;
 use super::database::Database;
 use super::queue::held;
 use crate::Error;
-use crate::engines::appends::{GroupCommit, now_ms};
+use crate::engines::appends::GroupCommit;
 use crate::engines::plan::{Known, LogHead, NewRow, Prepared, plan};
 use crate::shard_log::Appended;
 
@@ -27,19 +28,20 @@ const EXPIRY_COUNT: u64 = 10_000;
 /// Writes groups.
 pub(super) struct Writer {
     database: Arc<Database>,
+    clock: Clock,
     log_bytes_max: u64,
     expiry: Expiry,
 }
 
 impl Writer {
-    pub(super) fn new(database: Arc<Database>, options: &EngineOptions) -> Self {
+    pub(super) fn new(database: Arc<Database>, clock: Clock, options: &EngineOptions) -> Self {
         let expiry = Expiry {
             retention_ms: u64::try_from(options.message_id_retention.as_millis()).unwrap_or(u64::MAX),
             count_max: options.message_ids_max,
             expired_at: Instant::now(),
             named: 0,
         };
-        Self { database, log_bytes_max: options.log_bytes_max, expiry }
+        Self { database, clock, log_bytes_max: options.log_bytes_max, expiry }
     }
 }
 
@@ -89,7 +91,7 @@ impl GroupCommit for Writer {
         let mut heads = read_heads(connection, batches.iter().map(|batch| &batch.shard)).await.map_err(failed())?;
         let mut known = read_known(connection, &heads, &batches).await.map_err(failed())?;
         let held = held(connection, batches.iter().filter_map(|batch| batch.claim)).await.map_err(failed())?;
-        let now = now_ms();
+        let now = self.clock.now_ms();
         let (results, rows) = plan(&mut heads, &mut known, &held, batches, now, self.log_bytes_max);
         if rows.is_empty() {
             transaction.rollback().await;
