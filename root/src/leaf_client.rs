@@ -6,7 +6,7 @@
 
 mod connection;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -28,7 +28,7 @@ use crate::config::LeavesConfig;
 /// The clients of all leaves.
 pub struct LeafClients {
     config: LeavesConfig,
-    clients: RwLock<HashMap<NodeName, Arc<LeafClient>>>,
+    clients: RwLock<BTreeMap<NodeName, Arc<LeafClient>>>,
     /// Told when any connection breaks.
     broke: Arc<Notify>,
 }
