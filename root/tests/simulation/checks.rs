@@ -9,8 +9,16 @@ use trawl_cluster::store::Write;
 use trawl_proto::{Epoch, NodeName, Seq, ShardKey};
 
 use crate::disk::Disk;
-use crate::engine::Engine;
+use crate::engine::{Engine, Log};
 use crate::trace;
+
+/// How long what a leaf said before it lost its disk may still be acted on.
+const WIPED_MS: u64 = 5_000;
+
+/// The number that a batch carries.
+pub fn number_of(row: &Record) -> u64 {
+    row.body.first_chunk().map_or(u64::MAX, |bytes| u64::from_le_bytes(*bytes))
+}
 
 /// What the checks remember.
 #[derive(Default)]
@@ -21,6 +29,10 @@ pub struct Checks {
     leaders: BTreeMap<Epoch, String>,
     /// What every leaf has on disk.
     pub disks: BTreeMap<NodeName, Arc<Mutex<Disk>>>,
+    /// When a leaf's disk was lost.
+    wiped: BTreeMap<NodeName, u64>,
+    /// Batches that the engine has lost: whether any replica had them on disk then.
+    lost: BTreeMap<u64, bool>,
     /// Control-plane writes that were accepted.
     pub accepted: u64,
     /// Trims that were accepted.
@@ -116,15 +128,14 @@ impl Checks {
         }
     }
 
-    /// Whether a leaf has a shard on disk through a seq, in the log's incarnation or as its base.
+    /// Whether a leaf has on disk what a log had through a seq.
     fn holds(&self, engine: &Engine, leaf: &NodeName, shard: &ShardKey, through: Seq) -> bool {
         let (Some(disk), Some(log)) = (self.disks.get(leaf), engine.logs.get(shard)) else { return false };
         let disk = disk.lock().unwrap();
-        let saved = disk.replicas.get(shard);
-        saved.is_some_and(|saved| {
-            let links = |row: &Record| log.history.iter().any(|kept| kept.last == row.last && kept.chain == row.chain);
-            saved.at.seq >= through && saved.rows.last().is_none_or(links)
-        })
+        let Some(saved) = disk.replicas.get(shard) else { return false };
+        // A chain value tells of all rows before it.
+        let Some(end) = log.history.iter().rev().find(|row| row.last <= through) else { return true };
+        saved.rows.iter().rev().any(|row| row.last == end.last && row.chain == end.chain)
     }
 
     /// A log may be trimmed when every assigned leaf has what goes; a large one, when any has it.
@@ -135,8 +146,10 @@ impl Checks {
         };
         self.trims += 1;
         let large = engine.log_bytes_max(shard).is_some_and(|bytes_max| log.head.bytes >= bytes_max / 2);
-        let without: Vec<_> =
-            assignment.leaves.iter().filter(|leaf| !self.holds(engine, leaf, shard, through)).collect();
+        // A disk that was lost a moment ago was there when the leader asked.
+        let was_there = |leaf: &NodeName| self.wiped.get(leaf).is_some_and(|at| at + WIPED_MS > self.now_ms);
+        let lacks = |leaf: &&NodeName| !self.holds(engine, leaf, shard, through) && !was_there(leaf);
+        let without: Vec<_> = assignment.leaves.iter().filter(lacks).collect();
         trace::note(format!(
             "trim {shard} through {through} of {}, large: {large}, without: {without:?}",
             log.head.last
@@ -145,6 +158,42 @@ impl Checks {
         if lost || (!large && !without.is_empty()) {
             self.violation(format!("the log of {shard} was trimmed through {through}, which {without:?} still needs"));
         }
+    }
+
+    /// Forgets a leaf's disk, if others hold what the logs have not.
+    pub fn wipe(&mut self, engine: &Engine, leaf: &NodeName) {
+        let others: Vec<NodeName> = self.disks.keys().filter(|other| *other != leaf).cloned().collect();
+        let is_held = |(shard, log): (&ShardKey, &Log)| {
+            let trimmed = log.head.trimmed;
+            let is_recent = |other: &NodeName| self.wiped.get(other).is_some_and(|at| at + WIPED_MS > self.now_ms);
+            trimmed == Seq(0)
+                || others.iter().any(|other| self.holds(engine, other, shard, trimmed) && !is_recent(other))
+        };
+        if engine.logs.iter().all(is_held) {
+            trace::note(format!("the disk of {leaf} is lost"));
+            self.wiped.insert(leaf.clone(), self.now_ms);
+            if let Some(disk) = self.disks.get(leaf) {
+                disk.lock().unwrap().replicas.clear();
+            }
+        }
+    }
+
+    /// Notes rows that the engine has lost.
+    pub fn lost(&mut self, shard: &ShardKey, rows: &[Record]) {
+        for row in rows {
+            let is_on = |disk: &Arc<Mutex<Disk>>| {
+                let disk = disk.lock().unwrap();
+                disk.replicas.get(shard).is_some_and(|saved| saved.rows.iter().any(|kept| kept.body == row.body))
+            };
+            let is_held = self.disks.values().any(is_on);
+            trace::note(format!("the engine lost {} of {shard}, on any disk: {is_held}", row.last));
+            self.lost.insert(number_of(row), is_held);
+        }
+    }
+
+    /// Whether the engine has lost a batch, and whether any replica had it on disk then.
+    pub fn was_lost(&self, number: u64) -> Option<bool> {
+        self.lost.get(&number).copied()
     }
 
     /// The rows behind which a new incarnation begins: those of the replica that was taken.

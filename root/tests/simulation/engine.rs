@@ -11,7 +11,7 @@ use trawl_cluster::Error;
 use trawl_cluster::catalog::{IndexRecord, keys};
 use trawl_cluster::shard_log::{Append, Appended, Base, Head, Record, chain};
 use trawl_cluster::store::{Change, Entry, Guard, Revision, Update, Write};
-use trawl_proto::{Epoch, Incarnation, Seq, ShardKey};
+use trawl_proto::{Epoch, Incarnation, NodeName, Seq, ShardKey};
 
 use crate::checks::Checks;
 
@@ -207,6 +207,29 @@ impl Engine {
         };
         log.ids = old.ids.into_iter().map(renamed).collect();
         Ok(log.head.clone())
+    }
+}
+
+impl Engine {
+    /// Forgets what a leaf has on disk, if others hold it as well.
+    pub fn wipe(&mut self, leaf: &NodeName) {
+        let mut checks = std::mem::take(&mut self.checks);
+        checks.wipe(self, leaf);
+        self.checks = checks;
+    }
+
+    /// Forgets the last rows of a log, as an engine does that fails over to a standby that was behind.
+    pub fn lose_tail(&mut self, shard: &ShardKey, rows: usize) {
+        let Some(log) = self.logs.get_mut(shard) else { return };
+        let lost: Vec<Record> = log.rows.split_off(log.rows.len().saturating_sub(rows)).into();
+        log.history.truncate(log.history.len() - lost.len());
+        log.head.bytes -= lost.iter().map(|row| row.body.len() as u64).sum::<u64>();
+        if let Some(first) = lost.first() {
+            log.ids.retain(|_, appended| appended.first < first.first);
+            log.head.last = Seq(first.first.0 - 1);
+            log.head.chain = log.history.last().map_or(0, |row| row.chain);
+        }
+        self.checks.lost(shard, &lost);
     }
 }
 

@@ -15,6 +15,8 @@ use crate::trace;
 pub enum Fault {
     /// A process is killed.
     Kill(String),
+    /// A leaf is killed and its disk is lost, unless nobody else holds what was on it.
+    Wipe(String),
     /// A process does not run, and does not know.
     Pause(String),
     /// A machine is cut off from all others.
@@ -115,6 +117,7 @@ impl World {
             let name = names[rng.random_range(0..names.len())].clone();
             let machine = machines[rng.random_range(0..machines.len())].clone();
             let fault = match rng.random_range(0..100) {
+                0..5 if name.starts_with("leaf") => Fault::Wipe(name),
                 0..22 => Fault::Kill(name),
                 22..44 => Fault::Pause(name),
                 44..58 => Fault::Isolate(name),
@@ -164,6 +167,10 @@ impl World {
         trace::note(format!("begins: {fault:?}"));
         match fault {
             Fault::Kill(name) => self.processes.get_mut(name).expect("a process").kill(),
+            Fault::Wipe(name) => {
+                self.processes.get_mut(name).expect("a process").kill();
+                self.server.engine.lock().unwrap().wipe(&name.as_str().into());
+            }
             Fault::Pause(name) => self.processes.get_mut(name).expect("a process").paused = true,
             Fault::Isolate(name) => {
                 self.others(name).iter().for_each(|other| self.sim.partition(name.as_str(), other.as_str()));
@@ -179,7 +186,7 @@ impl World {
     fn end(&mut self, fault: &Fault) {
         trace::note(format!("ends: {fault:?}"));
         match fault {
-            Fault::Kill(name) => {
+            Fault::Kill(name) | Fault::Wipe(name) => {
                 trace::act(self.now_ms, name);
                 self.processes.get_mut(name).expect("a process").start(self.now_ms);
                 trace::act(self.now_ms, "world");
