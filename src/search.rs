@@ -54,7 +54,7 @@ pub struct Args {
     #[arg(long, env = "TRAWL_EXPLAIN_TIME")]
     pub explain_time: bool,
 
-    /// What to search for: words, "phrases", field:value, AND, OR, NOT, prefix*, fuzzy~, \[a TO b\]
+    /// What to search for: words, "phrases", field:value, AND, OR, NOT, prefix*, fuzzy~, `[a TO b]`
     #[arg(required = true, value_name = "QUERY")]
     pub query: Vec<String>,
 }
