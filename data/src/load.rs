@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::readers::{Event, Format, Input, Opened, ReadOptions, can_be_cut, read};
+use crate::readers::{Event, Format, Input, Opened, can_be_cut, read};
 
 pub use client::{Client, ClientError, Reply};
 pub use console::Console;
@@ -247,14 +247,8 @@ async fn directly(
     observer: &dyn Observer,
     started: Instant,
 ) -> Result<Report, LoadError> {
-    let read_options = ReadOptions {
-        format: options.format,
-        id_field: options.id_field.clone(),
-        record_bytes_max: options.record_bytes_max,
-        field_types: preparation.field_types(),
-    };
-    let mut reading =
-        read(options.inputs.clone(), read_options).map_err(|error| LoadError::Internal(error.to_string()))?;
+    let mut reading = read(options.inputs.clone(), preparation.read_options())
+        .map_err(|error| LoadError::Internal(error.to_string()))?;
     let mut pipeline = Pipeline::new(client.clone(), options.concurrency.get(), options.retry_for, observer, started);
     pipeline.measure(reading.bytes_read.clone(), reading.bytes_total);
     pipeline.begin(Arc::new(Job {

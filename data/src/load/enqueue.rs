@@ -13,7 +13,7 @@ use super::queue::{KIND, Push, QueueError, TaskQueue};
 use super::report::Observer;
 use super::task::{FORMAT, LoadTask};
 use super::{LoadError, LoadOptions};
-use crate::readers::{Cut, CutOptions, Fault, Input, Piece, ReadOptions, can_be_cut, cut};
+use crate::readers::{Cut, CutOptions, Fault, Input, Piece, can_be_cut, cut};
 
 /// Tasks that are pushed together.
 const PUSH_MAX: usize = 64;
@@ -76,12 +76,7 @@ pub async fn enqueue(
         return Err(LoadError::BadInput(reason));
     }
     let mut preparation = Preparation::begin(client, load, observer).await?;
-    let read = ReadOptions {
-        format: load.format,
-        id_field: load.id_field.clone(),
-        record_bytes_max: load.record_bytes_max,
-        field_types: preparation.field_types(),
-    };
+    let read = preparation.read_options();
     let mut cutting = cut(load.inputs.clone(), CutOptions { read, piece_bytes: options.task_bytes })
         .map_err(|error| LoadError::Internal(error.to_string()))?;
     let mut enqueuing = Enqueuing {

@@ -11,7 +11,7 @@ use super::bulk::is_for_now;
 use super::client::{Client, ClientError, Reply};
 use super::report::{Observer, Report};
 use super::{LoadError, LoadOptions};
-use crate::readers::field_types;
+use crate::readers::{ReadOptions, field_types};
 
 /// How long the very first connection is tried: a wrong endpoint should not take minutes to be noticed.
 const FIRST_CONTACT_FOR: Duration = Duration::from_secs(5);
@@ -64,9 +64,14 @@ impl<'a> Preparation<'a> {
         self.exists
     }
 
-    /// The types of the index's fields, as far as they are known.
-    pub(super) fn field_types(&self) -> BTreeMap<String, String> {
-        self.field_types.clone()
+    /// How the inputs are to be read: cells as the index types their fields, as far as that is known.
+    pub(super) fn read_options(&self) -> ReadOptions {
+        ReadOptions {
+            format: self.options.format,
+            id_field: self.options.id_field.clone(),
+            record_bytes_max: self.options.record_bytes_max,
+            field_types: self.field_types.clone(),
+        }
     }
 
     /// Creates the index, unless it is there, with the mapping given or else with one that fits.

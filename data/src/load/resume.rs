@@ -56,12 +56,7 @@ pub(super) async fn load(
     observer: &dyn Observer,
     started: Instant,
 ) -> Result<Attempt, LoadError> {
-    let read = ReadOptions {
-        format: options.format,
-        id_field: options.id_field.clone(),
-        record_bytes_max: options.record_bytes_max,
-        field_types: preparation.field_types(),
-    };
+    let read = preparation.read_options();
     let queue: Arc<dyn TaskQueue> = Arc::new(HttpQueue::new(client.clone()));
     let kind = kind(options);
     // A cluster that is away is waited for below.
