@@ -93,6 +93,9 @@ pub struct Config {
     pub retry_max: Duration,
     /// How long membership survives without a sign of life. Default 3 s.
     pub lease_time: Duration,
+    /// How long a replica goes on answering after it was taken from this leaf: for roots that have not
+    /// heard of it, and for searches between their two phases. Default 10 s.
+    pub retire_time: Duration,
     /// How long a request without a deadline may take. Default 30 s.
     pub request_timeout: Duration,
     /// Largest gRPC message taken, in bytes. Default 64 MiB.
@@ -141,6 +144,7 @@ impl Config {
             retry_min: Duration::from_secs(1),
             retry_max: Duration::from_secs(60),
             lease_time: Duration::from_secs(3),
+            retire_time: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             message_bytes_max: 64 << 20,
             copy: CopyConfig::default(),

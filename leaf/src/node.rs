@@ -183,6 +183,7 @@ impl LeafNode {
             closing: HashMap::new(),
             published: HashSet::new(),
             cleaned: false,
+            compared: None,
             seen: None,
         };
         let heads = watch_heads(self.service.clone(), self.shared.clone());
@@ -249,6 +250,8 @@ async fn watch_heads(service: Arc<Service>, shared: Arc<Shared>) {
 /// One replica that runs here.
 struct Running {
     replica: Arc<Replica>,
+    /// Since when it is not assigned to this leaf any more: it does not serve, but still answers.
+    retired_at: Option<Instant>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -268,6 +271,8 @@ struct Keeper {
     published: HashSet<ShardKey>,
     /// Whether directories have been compared with the store since the last change.
     cleaned: bool,
+    /// The store's revision at which stale serving records were looked for.
+    compared: Option<Revision>,
     /// The store's revision that was noted last.
     seen: Option<Revision>,
 }
@@ -312,10 +317,9 @@ impl Keeper {
             self.cleaned = false;
         }
         let assigned: HashSet<ShardKey> = assigned(view, &self.service.name).collect();
-        let gone: Vec<ShardKey> = self.running.keys().filter(|shard| !assigned.contains(shard)).cloned().collect();
-        for shard in gone {
+        for shard in self.retire(view, &assigned) {
             if let Some(running) = self.running.remove(&shard) {
-                tracing::info!(%shard, "replica is not assigned to this leaf any more");
+                tracing::info!(%shard, "replica is closed");
                 self.service.replicas.0.write().remove(&shard);
                 running.stop.cancel();
                 running.replica.leave();
@@ -334,6 +338,29 @@ impl Keeper {
                 self.running.insert(shard, running);
             }
         }
+    }
+
+    /// Notes which replicas are not assigned to this leaf any more; returns those whose time is over, and
+    /// those of indices that are gone. One that is assigned again meanwhile just goes on.
+    fn retire(&mut self, view: &View, assigned: &HashSet<ShardKey>) -> Vec<ShardKey> {
+        let mut over = Vec::new();
+        for (shard, running) in &mut self.running {
+            if assigned.contains(shard) {
+                running.retired_at = None;
+                continue;
+            }
+            let retired_at = *running.retired_at.get_or_insert_with(|| {
+                tracing::info!(%shard, "replica is not assigned to this leaf any more");
+                Instant::now()
+            });
+            // Who assigned it elsewhere has removed its serving record; that is no expulsion.
+            self.published.remove(shard);
+            let is_gone = !view.uids.contains_key(&shard.index_uid);
+            if is_gone || retired_at.elapsed() >= self.shared.config.retire_time {
+                over.push(shard.clone());
+            }
+        }
+        over
     }
 
     fn open(&self, view: &View, shard: &ShardKey, mapping_version: u64) -> Running {
@@ -356,7 +383,7 @@ impl Keeper {
             tail.run(own_stop).await;
             changed.notify_one();
         });
-        Running { replica, stop, task }
+        Running { replica, retired_at: None, stop, task }
     }
 
     /// A root takes a replica out of the serving set when it misses a refresh (its process hung, say).
@@ -383,13 +410,14 @@ impl Keeper {
 
     /// Writes and removes serving records until the store says what is true.
     async fn publish(&mut self, view: &View) {
+        let stale = self.stale(view);
         let name = &self.service.name;
         let mut writes = Vec::new();
         let mut published = self.published.clone();
         for (shard, running) in &self.running {
             let key = keys::serving(shard, name);
             let stored = view.revision_of(&key).is_some();
-            if running.replica.progress().phase == Phase::Serving {
+            if running.retired_at.is_none() && running.replica.progress().phase == Phase::Serving {
                 if !stored || !published.contains(shard) {
                     let record = ServingRecord { format: 1, process: self.process.clone() };
                     let Ok(value) = serde_json::to_vec(&record) else { continue };
@@ -400,6 +428,9 @@ impl Keeper {
                 writes.push(Write::Delete(key));
                 published.remove(shard);
             }
+        }
+        for shard in stale {
+            writes.push(Write::Delete(keys::serving(&shard, name)));
         }
         for shard in &self.published {
             if !self.running.contains_key(shard) {
@@ -415,8 +446,24 @@ impl Keeper {
                 self.published = published;
                 self.viewer.at_least(revision, VIEW_TIMEOUT).await;
             }
-            Err(error) => outage::warn(&error, "cannot write serving records"),
+            Err(error) => {
+                self.compared = None;
+                outage::warn(&error, "cannot write serving records");
+            }
         }
+    }
+
+    /// Shards of which the store says that this leaf serves them although nothing of them is here: from an
+    /// earlier process, or written while the shard was given to another leaf. The leader does not assign
+    /// them to this leaf before that is gone.
+    fn stale(&mut self, view: &View) -> Vec<ShardKey> {
+        if self.compared == Some(view.revision) {
+            return Vec::new();
+        }
+        self.compared = Some(view.revision);
+        let is_here = |shard: &ShardKey| self.running.contains_key(shard) || self.published.contains(shard);
+        let is_stored = |shard: &ShardKey| view.revision_of(&keys::serving(shard, &self.service.name)).is_some();
+        view.assignments.keys().filter(|shard| !is_here(shard) && is_stored(shard)).cloned().collect()
     }
 
     /// Removes directories of replicas that the store has not assigned to this leaf.

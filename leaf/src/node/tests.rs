@@ -21,6 +21,7 @@ use super::*;
 
 mod cluster;
 mod copy;
+mod retire;
 
 use self::cluster::{Cluster, Leaf};
 
