@@ -342,6 +342,7 @@ impl Replica {
             broken: self.is_broken(),
             copy_bytes: self.copying.bytes.load(Ordering::Relaxed),
             copied_bytes: self.copying.copied.load(Ordering::Relaxed),
+            copy_generation: self.copying.generation().map(Into::into),
             poison: poison.as_ref().map(|(at, _)| (*at).into()),
             poison_reason: poison.map(|(_, reason)| reason).unwrap_or_default(),
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::stream::{self, StreamExt, TryStreamExt};
+use parking_lot::Mutex;
 use tantivy::Index;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
@@ -44,9 +45,21 @@ pub struct Progress {
     pub bytes: AtomicU64,
     /// Bytes that are here.
     pub copied: AtomicU64,
+    /// Where the replica stands in the log once it is copied; the log is needed from there.
+    generation: Mutex<Option<Generation>>,
 }
 
 impl Progress {
+    /// What the copy contains that is being made, or was made and is not in use yet.
+    pub fn generation(&self) -> Option<Generation> {
+        *self.generation.lock()
+    }
+
+    /// Holds on to what the log has behind the position; `None` to let go.
+    pub fn hold(&self, generation: Option<Generation>) {
+        *self.generation.lock() = generation;
+    }
+
     /// Nothing is copied any more.
     pub fn end(&self) {
         self.bytes.store(0, Ordering::Relaxed);
@@ -94,6 +107,7 @@ pub async fn recover(
         return Err(failed(failure.reason));
     }
     check(&manifest).map_err(&failed)?;
+    progress.hold(manifest.generation.map(Into::into));
     progress.begin(manifest.files.iter().map(|file| file.bytes).sum());
     let copying = Copying { client: client.clone(), config, copy_id: manifest.copy_id.clone(), progress };
     let fetched = copying.fetch(&manifest.files, dir).await.map_err(|error| match error {

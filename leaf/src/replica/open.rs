@@ -70,6 +70,8 @@ impl Tail {
         self.replica.searcher.store(Some(searcher));
         self.replica.publish(&core);
         self.replica.empty.store(false, Ordering::Relaxed);
+        // From here on what is committed holds the log.
+        self.replica.copying.hold(None);
         let (core, target) = self.settle(core).await?;
         self.replica.set_whole();
         self.replica.suspect.store(false, Ordering::Relaxed);
@@ -154,6 +156,10 @@ impl Tail {
     /// Until then it holds nothing that anybody could count on.
     pub(super) async fn recover(&self, reason: String) -> Result<(), Error> {
         let shard = self.replica.shard();
+        let view = self.viewer.view();
+        if view.assignments.get(shard).is_some_and(|record| !record.leaves.contains(&self.shared.config.name)) {
+            return Err(Error::Anew(format!("{reason}; and it is not assigned to this leaf any more")));
+        }
         tracing::warn!(%shard, reason, "replica is made anew");
         self.replica.set_whole();
         self.replica.empty.store(true, Ordering::Relaxed);
@@ -175,6 +181,7 @@ impl Tail {
             match copied {
                 Ok(_) => return Ok(()),
                 Err(error) => {
+                    self.replica.copying.hold(None);
                     tracing::warn!(%shard, source = %source.leaf, reason = error.reason(), "cannot copy the replica");
                     failed = Some(error);
                 }
