@@ -1,6 +1,6 @@
 //! `trawl root`: one root process.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,11 @@ pub struct Args {
     #[arg(long, env = "TRAWL_NAME", value_name = "NAME")]
     pub name: Option<String>,
 
+    /// How long a leaf may be missing before its replicas are replaced, where the index does not say
+    /// (index.unassigned.node_left.delayed_timeout)
+    #[arg(long, env = "TRAWL_REPLACE_AFTER", default_value = "60s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub replace_after: Duration,
+
     /// Failure zone of this process
     #[arg(long, env = "TRAWL_ZONE", value_name = "ZONE")]
     pub zone: Option<String>,
@@ -56,6 +61,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut config = Config::new(name.as_str(), args.http);
     config.http_advertise = args.http_advertised;
     config.zone = args.zone;
+    config.lead.replace_after = args.replace_after;
     let mut options = EngineOptions::default();
     args.limits.apply(&mut config, &mut options);
     let engine = trawl_cluster::connect(&args.cluster, &options)

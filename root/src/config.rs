@@ -254,6 +254,15 @@ pub struct LeadConfig {
     pub log_bytes_high: u64,
     /// Between two looks for operations that replicas cannot apply. Default 1 s.
     pub poison_interval: Duration,
+    /// How long a leaf may be missing before its replicas are replaced, where the index does not say.
+    /// Default 60 s.
+    pub replace_after: Duration,
+    /// Replicas that one leaf may copy at a time. Default 2.
+    pub copies_per_leaf_max: usize,
+    /// Replicas that all leaves together may copy at a time. Default 8.
+    pub copies_max: usize,
+    /// Between two questions how large replicas are. Default 5 s.
+    pub sizes_interval: Duration,
     /// Before a step that failed is tried again. Default 500 ms.
     pub retry: Duration,
     /// Between two questions whether any log has lost history that replicas hold. Default 1 s.
@@ -275,6 +284,10 @@ impl Default for LeadConfig {
             trim_keep: 10_000,
             log_bytes_high: 512 << 20,
             poison_interval: Duration::from_secs(1),
+            replace_after: Duration::from_secs(60),
+            copies_per_leaf_max: 2,
+            copies_max: 8,
+            sizes_interval: Duration::from_secs(5),
             retry: Duration::from_millis(500),
             repair_interval: Duration::from_secs(1),
             repair_settle: Duration::from_secs(2),

@@ -1,34 +1,38 @@
 //! The control plane: what a root does while it holds the lease.
 //!
-//! Decisions are pure functions of the view ([`placement`]); the driver here carries them out one by
-//! one. Every step is small, can be repeated, and is fenced: its commit carries the guard that the
+//! Decisions are pure functions ([`placement`]) of the view and what the leaves say ([`world`]); the
+//! driver ([`carry_out`]) carries them out one by one. Every step is small, can be repeated, and is fenced: its commit carries the guard that the
 //! lease is still ours at this epoch, its call of the log the epoch. A leader may die between any two
 //! steps; the next one sees in the view what is left to do.
 
+mod carry_out;
 mod fields;
 mod placement;
 mod poison;
 mod removal;
 mod repair;
 mod trim;
+mod world;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use trawl_cluster::catalog::{AssignmentRecord, keys};
-use trawl_cluster::store::{Guard, Revision, Write};
 use trawl_cluster::view::View;
 use trawl_cluster::{Error, Fence, outage};
 use trawl_proto::Epoch;
 
-use self::placement::{Place, Step};
+use self::world::{Missing, Sizes};
 use crate::root::Root;
 
 /// How long the view may take to show this leader's own commit before it decides again.
 const VIEW_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A look at the view although nothing has changed.
+const IDLE_PAUSE: Duration = Duration::from_secs(10);
 
 /// Leads whenever the lease is held, until `shutdown`.
 pub(crate) async fn run(
@@ -44,9 +48,11 @@ pub(crate) async fn run(
             match epoch {
                 Some(epoch) => {
                     let leader = Leader { root: &root, fence: &fence, epoch };
+                    let (sizes, resized) = (Mutex::default(), Notify::new());
                     tokio::select! {
                         biased;
-                        () = leader.lead() => {}
+                        () = leader.lead(&sizes, &resized) => {}
+                        () = world::watch_sizes(&root, &sizes, &resized) => {}
                         () = repair::run(&root, epoch) => {}
                     }
                 }
@@ -78,8 +84,9 @@ impl Leader<'_> {
     ///
     /// 1. Fence the logs: a predecessor's late calls are refused from here on.
     /// 2. Decide on the present view, and carry the steps out.
-    /// 3. Wait for a new view, or for the time to trim or to look for poison.
-    async fn lead(&self) {
+    /// 3. Wait for a new view, for new sizes, or for the time to replace what is missing, to trim or to look
+    ///    for poison.
+    async fn lead(&self, sizes: &Mutex<Sizes>, resized: &Notify) {
         tracing::info!(epoch = %self.epoch, "leading");
         while let Err(error) = self.root.engine.log.fence(self.epoch).await {
             if matches!(error, Error::Fenced { .. }) {
@@ -91,12 +98,14 @@ impl Leader<'_> {
         let mut trimmer = trim::Trimmer::default();
         let mut trim_at = Instant::now() + self.root.config.lead.trim_interval;
         let mut poison_at = Instant::now();
+        let mut missing = Missing::default();
         let mut field_watch = fields::FieldWatch::default();
         let mut fields_at = Instant::now() + self.root.config.lead.fields_interval;
         loop {
             let view = views.borrow_and_update().clone();
-            match self.act(&view).await {
-                Ok(()) => {}
+            let mut lapse = None;
+            match self.act(&view, &mut missing, sizes).await {
+                Ok(next) => lapse = next,
                 Err(Error::Fenced { .. }) => return,
                 // Somebody else changed what was decided on; the next view shows it.
                 Err(Error::Conflict(guard)) => tracing::debug!(?guard, "step lost to another change"),
@@ -142,46 +151,24 @@ impl Leader<'_> {
                     fields_at = Instant::now() + self.root.config.lead.fields_interval;
                 }
                 changed = views.changed() => if changed.is_err() { std::future::pending().await },
+                () = resized.notified() => {}
+                () = tokio::time::sleep(lapse.unwrap_or(IDLE_PAUSE)) => {}
             }
         }
     }
 
-    async fn act(&self, view: &View) -> Result<(), Error> {
-        let mut revision = None;
-        for step in placement::decide(view) {
-            revision = match step {
-                Step::Place(place) => Some(self.place(place).await?),
-                Step::Remove { index_uid, shards } => Some(self.remove(&index_uid, &shards).await?),
-            };
+    /// Carries out what the placement decides on the view, and removes what is left of deleted indices.
+    /// Returns after how long there may be something to do although nothing changes.
+    async fn act(&self, view: &View, missing: &mut Missing, sizes: &Mutex<Sizes>) -> Result<Option<Duration>, Error> {
+        let world = world::world(view, missing, &sizes.lock(), &self.root.config.lead);
+        let mut revision = self.carry_out(view, placement::decide(&world)).await?;
+        for (index_uid, shards) in carry_out::removals(view) {
+            revision = Some(self.remove(&index_uid, &shards).await?);
         }
         if let Some(revision) = revision {
             self.root.viewer.at_least(revision, VIEW_TIMEOUT).await;
         }
-        Ok(())
-    }
-
-    /// Makes the logs, then the assignments: a leaf never sees a shard without a log.
-    async fn place(&self, place: Place) -> Result<Revision, Error> {
-        let new: Vec<_> =
-            place.shards.iter().filter(|shard| shard.revision.is_none()).map(|s| s.shard.clone()).collect();
-        if !new.is_empty() {
-            self.root.engine.log.create(self.epoch, &new).await?;
-        }
-        let mut guards = self.fence.guards(self.epoch)?;
-        guards.push(Guard::At(keys::index(&place.index), place.revision));
-        let mut writes = Vec::new();
-        for shard in place.shards {
-            let key = keys::assignment(&shard.shard);
-            guards.push(match shard.revision {
-                Some(revision) => Guard::At(key.clone(), revision),
-                None => Guard::Absent(key.clone()),
-            });
-            tracing::info!(index = place.index, shard = shard.shard.number, leaves = ?shard.leaves, "assigned");
-            let record = AssignmentRecord { format: 1, leaves: shard.leaves, leaving: Vec::new() };
-            let value = serde_json::to_vec(&record).map_err(|error| Error::Corrupt(error.to_string()))?;
-            writes.push(Write::Put(key, value.into()));
-        }
-        self.root.engine.store.commit(&guards, &writes).await
+        Ok(placement::next_lapse(&world))
     }
 
     async fn pause(&self, error: &Error) {

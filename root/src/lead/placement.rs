@@ -1,148 +1,163 @@
-//! Which leaves hold which shards: a pure function of the view.
+//! Which leaves hold which shards: a pure function of the state of the world to the next few steps.
 //!
-//! Each shard gets `1 + replicas` distinct live leaves, as many as there are. A leaf is chosen by, in
-//! this order: a zone that the shard is not in yet, fewest replicas of the same index, fewest replicas
-//! altogether, chance (a hash, so that pairs of leaves differ from shard to shard and what a lost leaf
-//! did falls to many). Replicas that are missing because there were too few leaves are added when leaves
-//! join. Replacing the replicas of leaves that are gone for good, and evening out, have their place in
-//! [`decide`] as further steps.
+//! ```text
+//!            joins             serves, and so do enough others
+//! (nowhere) ───────> staying ──────────────────────────────────> staying
+//!                       │ lost, drained, moved, surplus, uneven:
+//!                       v another joins in its place
+//!                    leaving ───────────────────────────────────> (nowhere)
+//!                               as many as wanted serve that stay
+//! ```
+//!
+//! Each shard gets as many staying replicas as are wanted, on distinct live leaves, as far as there are.
+//! A replica goes only when as many others serve as are wanted. What has to be done comes in this order:
+//! shards without any leaf; shards that lack replicas, those with the fewest serving first, because a leaf
+//! is missing for longer than its grace period or is drained; moves that operators wish for; and, only
+//! when nothing else is under way, spreading over zones and evening out. At most so many replicas are
+//! copied at a time, to one leaf and altogether.
+//!
+//! Why this ends: healing adds to a shard only what it lacks. Each zone step lowers the sum of the squares
+//! of a shard's replicas per zone; each evening step does not raise that, and lowers the sum over leaves of
+//! held bytes squared by capacity.
+
+mod even;
+mod plan;
+mod settle;
+#[cfg(test)]
+mod tests;
+mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use trawl_cluster::catalog::{IndexRecord, keys};
-use trawl_cluster::store::Revision;
-use trawl_cluster::view::View;
-use trawl_data::routing::SLOTS;
-use trawl_proto::{IndexUid, NodeName, ShardKey};
-use xxhash_rust::xxh3::xxh3_64;
+use trawl_proto::{NodeName, ShardKey};
 
-/// Something to do, in one fenced commit.
+use self::plan::Plan;
+
+/// The protocol version that a leaf may differ by and still be given replicas.
+const PROTOCOL_DISTANCE_MAX: u32 = 1;
+
+/// All that the placement depends on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct World {
+    /// Every leaf that is registered or holds something.
+    pub leaves: BTreeMap<NodeName, Leaf>,
+    /// Every shard of every index.
+    pub shards: BTreeMap<ShardKey, Shard>,
+    /// Operators' wishes: the shard, the leaf its replica is on, the leaf to go to.
+    pub moves: BTreeMap<(ShardKey, NodeName), NodeName>,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Bounds of what is under way at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// Replicas that one leaf may copy.
+    pub copies_per_leaf: usize,
+    /// Replicas that all leaves together may copy.
+    pub copies: usize,
+    /// The protocol version of this leader.
+    pub protocol: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { copies_per_leaf: 2, copies: 8, protocol: 1 }
+    }
+}
+
+/// One leaf.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Leaf {
+    /// Failure zone.
+    pub zone: Option<String>,
+    /// Bytes that it can hold.
+    pub capacity_bytes: Option<u64>,
+    /// Whether it is to hold nothing.
+    pub is_draining: bool,
+    /// For how long it is missing; `None` while it lives.
+    pub missing_for: Option<Duration>,
+    /// The protocol version it speaks.
+    pub protocol: u32,
+}
+
+/// One shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Shard {
+    /// How many replicas it is to have.
+    pub wanted: usize,
+    /// How long a leaf may be missing before its replica is replaced.
+    pub replace_after: Duration,
+    /// The leaves that it is assigned to, each once.
+    pub leaves: Vec<NodeName>,
+    /// Those of them that go.
+    pub leaving: BTreeSet<NodeName>,
+    /// Those of them that answer queries, or would if they lived.
+    pub serving: BTreeSet<NodeName>,
+    /// Those of them that have stopped: they are not copying.
+    pub stuck: BTreeSet<NodeName>,
+    /// Leaves that say they serve it although they do not hold it: they have not heard yet.
+    pub lingering: BTreeSet<NodeName>,
+    /// Bytes of one replica on disk; `None` where that is not known yet.
+    pub bytes: Option<u64>,
+}
+
+impl Shard {
+    fn staying(&self) -> impl Iterator<Item = &NodeName> {
+        self.leaves.iter().filter(|leaf| !self.leaving.contains(*leaf))
+    }
+}
+
+/// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Give shards of one index to leaves.
-    Place(Place),
-    /// Remove everything of a deleted index.
-    Remove {
-        /// The index.
-        index_uid: IndexUid,
-        /// Its shards, as far as known: those that may have a log.
-        shards: Vec<ShardKey>,
+    /// Give a shard other leaves.
+    Assign(Assign),
+    /// Forget a wish that cannot be.
+    Refuse {
+        /// The shard.
+        shard: ShardKey,
+        /// The leaf its replica was to go from.
+        from: NodeName,
+        /// Why not.
+        reason: &'static str,
     },
 }
 
-/// Assignments of one index.
+/// A shard's assignment from now on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    /// Name of the index.
-    pub index: String,
-    /// Revision of the index's record that this was decided on.
-    pub revision: Revision,
-    /// The shards that change.
-    pub shards: Vec<PlaceShard>,
-}
-
-/// One assignment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct PlaceShard {
+pub(super) struct Assign {
     /// The shard.
     pub shard: ShardKey,
-    /// All its leaves from now on.
+    /// All its leaves.
     pub leaves: Vec<NodeName>,
-    /// Revision of the assignment that is extended; `None` for a first one.
-    pub revision: Option<Revision>,
+    /// Those of them that go.
+    pub leaving: BTreeSet<NodeName>,
+    /// The wish that this fulfils: to move the replica of this leaf.
+    pub fulfils: Option<NodeName>,
+    /// For people.
+    pub reason: &'static str,
 }
 
-/// Everything there is to do, nothing when all is well.
-pub(super) fn decide(view: &View) -> Vec<Step> {
-    let mut loads = Loads::of(view);
-    let places = view.indices.values().filter_map(|record| place(view, record, &mut loads)).map(Step::Place);
-    places.chain(removals(view)).collect()
+/// The next few steps, at most one for a shard; nothing when all is well or under way.
+pub(super) fn decide(world: &World) -> Vec<Step> {
+    let mut plan = Plan::of(world);
+    settle::settle(&mut plan);
+    wishes::fulfil(&mut plan);
+    even::even_out(&mut plan);
+    plan.steps
 }
 
-fn place(view: &View, record: &IndexRecord, loads: &mut Loads) -> Option<Place> {
-    let revision = view.revision_of(&keys::index(&record.name))?;
-    let shards: Vec<_> = record.shard_keys().filter_map(|shard| place_shard(view, record, shard, loads)).collect();
-    (!shards.is_empty()).then(|| Place { index: record.name.clone(), revision, shards })
-}
-
-fn place_shard(view: &View, record: &IndexRecord, shard: ShardKey, loads: &mut Loads) -> Option<PlaceShard> {
-    let assigned = view.assignments.get(&shard);
-    let before = assigned.map_or(&[][..], |assignment| &assignment.leaves);
-    let wanted = 1 + record.replicas as usize;
-    let mut leaves = before.to_vec();
-    while leaves.len() < wanted {
-        let Some(leaf) = loads.choose(&shard, &leaves) else { break };
-        loads.add(&record.uid, &leaf);
-        leaves.push(leaf);
-    }
-    if leaves.len() == before.len() {
-        return None;
-    }
-    let revision = assigned.and_then(|_| view.revision_of(&keys::assignment(&shard)));
-    Some(PlaceShard { shard, leaves, revision })
-}
-
-/// Indices of which something is left although their record is gone.
-fn removals(view: &View) -> impl Iterator<Item = Step> + '_ {
-    let assigned = view.assignments.keys().map(|shard| &shard.index_uid);
-    let mapped = view.mappings.keys().map(|(uid, _)| uid);
-    let gone: BTreeSet<_> = assigned.chain(mapped).filter(|uid| !view.uids.contains_key(uid)).collect();
-    gone.into_iter().map(|index_uid| {
-        let mut shards: Vec<_> =
-            view.assignments.keys().filter(|shard| shard.index_uid == *index_uid).cloned().collect();
-        if shards.is_empty() {
-            // Its assignments are gone already, or it was deleted between the creation of its logs and
-            // its assignment: any of its shards may have a log.
-            shards = (0..SLOTS).map(|number| ShardKey { index_uid: index_uid.clone(), number }).collect();
-        }
-        shards.sort();
-        Step::Remove { index_uid: index_uid.clone(), shards }
-    })
-}
-
-/// How much every leaf holds, decisions of this round included.
-struct Loads {
-    /// Live leaves with their zones.
-    live: BTreeMap<NodeName, Option<String>>,
-    zones: BTreeMap<NodeName, Option<String>>,
-    replicas: BTreeMap<NodeName, usize>,
-    of_index: BTreeMap<(IndexUid, NodeName), usize>,
-}
-
-impl Loads {
-    fn of(view: &View) -> Self {
-        let zone = |node: &trawl_cluster::view::Node| (node.record.name.clone(), node.record.zone.clone());
-        let mut loads = Self {
-            live: view.leaves().filter(|node| node.alive).map(zone).collect(),
-            zones: view.leaves().map(zone).collect(),
-            replicas: BTreeMap::new(),
-            of_index: BTreeMap::new(),
+/// When the next grace period ends: after how long there may be something to do although nothing
+/// changes; `None` when no leaf that holds something is missing within it.
+pub(super) fn next_lapse(world: &World) -> Option<Duration> {
+    let lapses = world.shards.values().flat_map(|shard| {
+        let left = |leaf: &NodeName| {
+            let missing_for = world.leaves.get(leaf)?.missing_for?;
+            (missing_for < shard.replace_after).then(|| shard.replace_after - missing_for)
         };
-        for (shard, assignment) in &view.assignments {
-            assignment.leaves.iter().for_each(|leaf| loads.add(&shard.index_uid, leaf));
-        }
-        loads
-    }
-
-    fn add(&mut self, uid: &IndexUid, leaf: &NodeName) {
-        *self.replicas.entry(leaf.clone()).or_default() += 1;
-        *self.of_index.entry((uid.clone(), leaf.clone())).or_default() += 1;
-    }
-
-    /// The best live leaf that is not among those that hold the shard.
-    fn choose(&self, shard: &ShardKey, holders: &[NodeName]) -> Option<NodeName> {
-        let zone_of = |leaf: &NodeName| self.zones.get(leaf).and_then(Option::as_ref);
-        let zones: BTreeSet<_> = holders.iter().filter_map(zone_of).collect();
-        let candidates = self.live.iter().filter(|(leaf, _)| !holders.contains(leaf));
-        let best = candidates.min_by_key(|(leaf, zone)| {
-            let same_zone = zone.as_ref().is_some_and(|zone| zones.contains(zone));
-            let of_index = self.of_index.get(&(shard.index_uid.clone(), (*leaf).clone())).copied().unwrap_or(0);
-            let chance = xxh3_64(format!("{shard}/{leaf}").as_bytes());
-            (same_zone, of_index, self.replicas.get(*leaf).copied().unwrap_or(0), chance)
-        });
-        best.map(|(leaf, _)| leaf.clone())
-    }
+        shard.leaves.iter().filter_map(left)
+    });
+    lapses.min()
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,0 +1,153 @@
+//! Carries the placement's steps out: one fenced commit for each index.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use trawl_cluster::catalog::{AssignmentRecord, IndexRecord, keys};
+use trawl_cluster::store::{Guard, Revision, Write};
+use trawl_cluster::{Error, View};
+use trawl_data::routing::SLOTS;
+use trawl_proto::{IndexUid, NodeName, ShardKey};
+
+use super::Leader;
+use super::placement::{Assign, Step};
+
+/// Assignments that change in one commit.
+const ASSIGNS_MAX: usize = 100;
+
+impl Leader<'_> {
+    /// All of them, on the view that they were decided on; the revision of the last commit.
+    pub(super) async fn carry_out(&self, view: &View, steps: Vec<Step>) -> Result<Option<Revision>, Error> {
+        let mut revision = None;
+        let mut by_index: BTreeMap<IndexUid, Vec<Assign>> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Assign(assign) => by_index.entry(assign.shard.index_uid.clone()).or_default().push(assign),
+                Step::Refuse { shard, from, reason } => {
+                    tracing::warn!(%shard, %from, reason, "a move that was asked for cannot be");
+                    revision = self.forget_move(view, &shard, &from).await?.or(revision);
+                }
+            }
+        }
+        for (uid, assigns) in by_index {
+            let Some(record) = view.uids.get(&uid) else { continue };
+            for assigns in assigns.chunks(ASSIGNS_MAX) {
+                revision = Some(self.assign(view, record, assigns).await?);
+            }
+        }
+        Ok(revision)
+    }
+
+    /// Makes the logs, then the assignments: a leaf never sees a shard without a log.
+    async fn assign(&self, view: &View, record: &IndexRecord, assigns: &[Assign]) -> Result<Revision, Error> {
+        let is_new = |assign: &&Assign| view.revision_of(&keys::assignment(&assign.shard)).is_none();
+        let new: Vec<_> = assigns.iter().filter(is_new).map(|assign| assign.shard.clone()).collect();
+        if !new.is_empty() {
+            self.root.engine.log.create(self.epoch, &new).await?;
+        }
+        let mut guards = self.fence.guards(self.epoch)?;
+        let index = keys::index(&record.name);
+        guards.extend(guard(view, index));
+        let mut writes = Vec::new();
+        for assign in assigns {
+            let key = keys::assignment(&assign.shard);
+            guards.extend(guard(view, key.clone()));
+            let value = AssignmentRecord {
+                format: 1,
+                leaves: assign.leaves.clone(),
+                leaving: assign.leaving.iter().cloned().collect(),
+            };
+            let value = serde_json::to_vec(&value).map_err(|error| Error::Corrupt(error.to_string()))?;
+            writes.push(Write::Put(key, value.into()));
+            // Who does not hold the shard any more does not serve it: not before it has copied it again.
+            let gone = dropped(view, assign).map(|leaf| keys::serving(&assign.shard, leaf));
+            writes.extend(gone.filter(|key| view.revision_of(key).is_some()).map(Write::Delete));
+            if let Some(from) = &assign.fulfils {
+                let wish = keys::move_from(&assign.shard, from);
+                guards.extend(guard(view, wish.clone()));
+                writes.push(Write::Delete(wish));
+            }
+        }
+        let revision = self.root.engine.store.commit(&guards, &writes).await?;
+        for Assign { shard, leaves, leaving, reason, .. } in assigns {
+            tracing::info!(index = record.name, shard = shard.number, ?leaves, ?leaving, reason, "assigned");
+        }
+        Ok(revision)
+    }
+
+    async fn forget_move(&self, view: &View, shard: &ShardKey, from: &NodeName) -> Result<Option<Revision>, Error> {
+        let key = keys::move_from(shard, from);
+        if view.revision_of(&key).is_none() {
+            return Ok(None);
+        }
+        let mut guards = self.fence.guards(self.epoch)?;
+        guards.extend(guard(view, key.clone()));
+        self.root.engine.store.commit(&guards, &[Write::Delete(key)]).await.map(Some)
+    }
+}
+
+/// That the key is as the view shows it.
+fn guard(view: &View, key: String) -> Option<Guard> {
+    Some(match view.revision_of(&key) {
+        Some(revision) => Guard::At(key, revision),
+        None => Guard::Absent(key),
+    })
+}
+
+fn dropped<'v>(view: &'v View, assign: &'v Assign) -> impl Iterator<Item = &'v NodeName> {
+    let before = view.assignments.get(&assign.shard).map_or(&[][..], |record| &record.leaves);
+    before.iter().filter(|leaf| !assign.leaves.contains(leaf))
+}
+
+/// Indices of which something is left although their record is gone, with their shards as far as known:
+/// those that may have a log.
+pub(super) fn removals(view: &View) -> Vec<(IndexUid, Vec<ShardKey>)> {
+    let assigned = view.assignments.keys().map(|shard| &shard.index_uid);
+    let mapped = view.mappings.keys().map(|(uid, _)| uid);
+    let gone: BTreeSet<_> = assigned.chain(mapped).filter(|uid| !view.uids.contains_key(uid)).collect();
+    let removal = |index_uid: &IndexUid| {
+        let mut shards: Vec<_> =
+            view.assignments.keys().filter(|shard| shard.index_uid == *index_uid).cloned().collect();
+        if shards.is_empty() {
+            // Its assignments are gone already, or it was deleted between the creation of its logs and
+            // its assignment: any of its shards may have a log.
+            shards = (0..SLOTS).map(|number| ShardKey { index_uid: index_uid.clone(), number }).collect();
+        }
+        shards.sort();
+        (index_uid.clone(), shards)
+    };
+    gone.into_iter().map(removal).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_deleted_index_is_removed() {
+        let mut view = View::default();
+        assert_eq!(removals(&view), []);
+        view.mappings.insert(("gone".into(), 1), bytes::Bytes::new());
+        let assignment = AssignmentRecord { format: 1, leaves: vec!["leaf-0".into()], leaving: Vec::new() };
+        view.assignments.insert(ShardKey::new("gone", 0), Arc::new(assignment));
+        assert_eq!(removals(&view), [("gone".into(), vec![ShardKey::new("gone", 0)])]);
+        view.assignments.clear();
+        assert!(matches!(&removals(&view)[..], [(_, shards)] if shards.len() == SLOTS as usize));
+        let record = IndexRecord {
+            format: 1,
+            name: "back".to_owned(),
+            uid: "gone".into(),
+            shards: 1,
+            replicas: 0,
+            refresh_interval_ms: None,
+            mapping_version: 1,
+            created_ms: 0,
+            log_bytes_max: None,
+            log_age_max_ms: None,
+            replace_after_ms: None,
+        };
+        view.uids.insert("gone".into(), Arc::new(record));
+        assert_eq!(removals(&view), []);
+    }
+}

@@ -1,0 +1,190 @@
+//! Replicas that place, heal and move themselves, through the real binary, under steady searches and
+//! writes: none of them fails, none is partial, every document is on every replica.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod harness;
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use harness::{Client, Cluster, TRAWL, wait_until};
+use nix::{sys::signal::Signal, unistd::Pid};
+use serde_json::{Value, json};
+
+const SHARDS: usize = 4;
+const BEFORE: usize = 3_000;
+
+fn documents(range: std::ops::Range<usize>) -> Vec<(String, Value)> {
+    range
+        .map(|number| (format!("d{number}"), json!({"title": format!("boat number {number}"), "number": number})))
+        .collect()
+}
+
+/// Searches and writes that go on until they are told to stop.
+#[derive(Default)]
+struct Load {
+    stop: AtomicBool,
+    searches: AtomicUsize,
+    writes: AtomicUsize,
+    documents: AtomicUsize,
+    faults: std::sync::Mutex<Vec<String>>,
+}
+
+impl Load {
+    fn fault(&self, fault: String) {
+        eprintln!("{fault}");
+        self.faults.lock().unwrap().push(fault);
+    }
+
+    async fn search(&self, client: Client) {
+        let body = json!({"query": {"match": {"title": "boat"}}, "size": 5, "track_total_hits": true});
+        while !self.stop.load(Ordering::Relaxed) {
+            let answer = client.post("/spread/_search", body.clone()).await;
+            let found = answer.body["hits"]["total"]["value"].as_u64().unwrap_or(0);
+            let is_whole = answer.body["_shards"]["failed"] == 0 && answer.body["timed_out"] == false;
+            if answer.status != 200 || !is_whole || found < BEFORE as u64 {
+                self.fault(format!("search: {}", answer.text));
+            }
+            self.searches.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn write(&self, client: Client) {
+        let mut next = BEFORE;
+        while !self.stop.load(Ordering::Relaxed) {
+            let body = documents(next..next + 20).iter().fold(String::new(), |body, (id, source)| {
+                body + &format!("{}\n{source}\n", json!({"index": {"_id": id}}))
+            });
+            let answer = client.try_send("POST", "/spread/_bulk", Some(body.into_bytes()), &[]).await.unwrap();
+            if answer.status != 200 || answer.body["errors"] != false {
+                self.fault(format!("write: {}", answer.text));
+            }
+            next += 20;
+            self.writes.fetch_add(1, Ordering::Relaxed);
+            self.documents.store(next, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+}
+
+/// A leaf that the supervisor knows nothing of.
+struct Extra(Child);
+
+impl Extra {
+    fn start(cluster: &Cluster, name: &str) -> Self {
+        let text = std::fs::read_to_string(cluster.data_dir().join("cluster.json")).unwrap();
+        let url = serde_json::from_str::<Value>(&text).unwrap()["cluster"].as_str().unwrap().to_owned();
+        let child = Command::new(TRAWL)
+            .args(["--log", "warn", "--log-format", "text", "leaf", "--name", name, "--grpc", "127.0.0.1:0"])
+            .args(["--cluster", &url, "--data-dir"])
+            .arg(cluster.data_dir().join(name))
+            .env("TRAWL_SUPERVISED", "1")
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+}
+
+impl Drop for Extra {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The replicas of the index as (leaf, shard, state, documents).
+async fn replicas(client: &Client) -> Vec<(String, u64, String, u64)> {
+    let Ok(answer) = client.try_send("GET", "/_trawl/cluster", None, &[]).await else { return Vec::new() };
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let shards = answer.body["shards"].as_array().cloned().unwrap_or_default();
+    let replica = |shard: &Value| {
+        let documents = shard["documents"].as_u64().unwrap_or(0);
+        (text(&shard["leaf"]), shard["shard"].as_u64().unwrap(), text(&shard["state"]), documents)
+    };
+    shards.iter().filter(|shard| shard["index"] == "spread").map(replica).collect()
+}
+
+/// How many replicas each leaf holds; `None` unless every shard has two, and all serve.
+async fn settled(client: &Client) -> Option<BTreeMap<String, usize>> {
+    let replicas = replicas(client).await;
+    let all_serve = replicas.iter().all(|(_, _, state, _)| state == "serving");
+    let mut held = BTreeMap::new();
+    for (leaf, ..) in &replicas {
+        *held.entry(leaf.clone()).or_default() += 1;
+    }
+    let of_shard = |number| replicas.iter().filter(|(_, shard, ..)| *shard == number).count();
+    (all_serve && (0..SHARDS as u64).all(|number| of_shard(number) == 2)).then_some(held)
+}
+
+/// Directories of replicas below a leaf's data directory.
+fn on_disk(data_dir: &Path) -> usize {
+    let list = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    list(&data_dir.join("shards")).map(|index| list(&index).count()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_leaf_is_replaced_and_a_new_one_gets_its_share_without_a_failed_request() {
+    let cluster = Cluster::start_set(2, 4, &[("TRAWL_REPLACE_AFTER", "1s")]).await;
+    let client = cluster.root_clients().remove(0);
+    client.create_index("spread", SHARDS as u32, 1, json!({"properties": {"title": {"type": "text"}}})).await;
+    client.bulk_index("spread", &documents(0..BEFORE), true).await;
+    let load = Arc::new(Load::default());
+    let mut streams = tokio::task::JoinSet::new();
+    for root in cluster.root_clients() {
+        let (load, writer) = (load.clone(), root.clone());
+        streams.spawn({
+            let load = load.clone();
+            async move { load.search(root).await }
+        });
+        if streams.len() == 1 {
+            streams.spawn(async move { load.write(writer).await });
+        }
+    }
+    // A stopped supervisor restarts nothing: the leaf is lost for good.
+    let up = Pid::from_raw(cluster.up_pid());
+    nix::sys::signal::kill(up, Signal::SIGSTOP).unwrap();
+    let began = Instant::now();
+    cluster.signal("leaf-1", Signal::SIGKILL);
+    wait_until("every shard has two replicas again, without the lost leaf", async || {
+        settled(&client).await.is_some_and(|held| !held.contains_key("leaf-1"))
+    })
+    .await;
+    println!("full replica count {:.1?} after the loss", began.elapsed());
+
+    let began = Instant::now();
+    let _extra = Extra::start(&cluster, "leaf-4");
+    wait_until("the new leaf has its share", async || {
+        settled(&client).await.is_some_and(|held| held.len() == 4 && held.values().all(|replicas| *replicas == 2))
+    })
+    .await;
+    println!("evened out {:.1?} after the start of a new leaf", began.elapsed());
+    let leaves = ["leaf-0", "leaf-2", "leaf-3"].map(|name| cluster.process(name).data_dir.unwrap());
+    wait_until("what was moved is removed from disk", async || leaves.iter().all(|leaf| on_disk(leaf) == 2)).await;
+
+    load.stop.store(true, Ordering::Relaxed);
+    streams.join_all().await;
+    let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+    println!("{} searches, {} writes", count(&load.searches), count(&load.writes));
+    assert!(count(&load.searches) > 100 && count(&load.writes) > 50);
+    assert_eq!(*load.faults.lock().unwrap(), Vec::<String>::new());
+
+    let refreshed = client.get("/spread/_refresh").await;
+    assert_eq!(refreshed.body["_shards"]["failed"], 0, "{}", refreshed.text);
+    let mut of_shard: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    for (_, shard, _, documents) in replicas(&client).await {
+        of_shard.entry(shard).or_default().push(documents);
+    }
+    assert!(of_shard.values().all(|documents| documents.len() == 2 && documents[0] == documents[1]), "{of_shard:?}");
+    let all: u64 = of_shard.values().map(|documents| documents[0]).sum();
+    assert_eq!(all as usize, count(&load.documents));
+}
