@@ -117,8 +117,9 @@ impl Client {
         // The client wants a provider of cryptography even for plain HTTP. A program may have installed one; then this
         // does nothing, which is as good.
         rustls::crypto::ring::default_provider().install_default().ok();
-        let mut builder =
-            reqwest::Client::builder().timeout(timeout).connect_timeout(Duration::from_secs(5).min(timeout));
+        // Answers are a fraction of what is sent: compressing them costs both sides more than it saves.
+        let builder = reqwest::Client::builder().gzip(false).timeout(timeout);
+        let mut builder = builder.connect_timeout(Duration::from_secs(5).min(timeout));
         let is_local = |url: &Url| matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
         if urls.iter().all(is_local) {
             // A proxy set for the world outside cannot reach this machine's own addresses, nor a cluster's own network.
