@@ -90,6 +90,12 @@ pub(crate) async fn bulk(call: Call) -> Result<Answer, ApiError> {
     let mut retry_after: Option<u64> = None;
     let mut shown = Vec::with_capacity(done.len());
     for (at, done) in done.iter().enumerate() {
+        if !documents.contains_key(&at)
+            && let Some(text) = document::rendered_plainly(done.action.name(), &done.outcome, refreshed)
+        {
+            shown.push(text);
+            continue;
+        }
         let mut item = rendered(&done.outcome, done.action == Action::Create, refreshed);
         errors |= item.error.is_some();
         retry_after = retry_after.max(item.error.as_ref().and_then(|error| error.retry_after_seconds));

@@ -1,5 +1,7 @@
 //! One document: `_doc`, `_create`, `_source`.
 
+use std::io::Write;
+
 use http::StatusCode;
 use trawl_proto::v1::{self, operation::Kind, outcome};
 
@@ -7,7 +9,7 @@ use super::{
     call::Call,
     error::{ApiError, illegal},
     fetch::{SOURCE_PARAMS, SourceFilter},
-    json::{Json, Members, object},
+    json::{self, Json, Members, object},
     params::Params,
     position, render,
     respond::Answer,
@@ -133,6 +135,9 @@ pub(crate) fn too_large(call: &Call, bytes: usize) -> Error {
     Error::TooLarge(format!("the document of [{bytes}] bytes is larger than the limit of [{max}] bytes"))
 }
 
+/// Bytes of an item of a bulk answer without its index and id, about.
+const PLAIN_BYTES: usize = 192;
+
 /// What one operation came to, for `_bulk` and single writes alike.
 pub(crate) struct Rendered {
     pub(crate) status: StatusCode,
@@ -205,6 +210,37 @@ pub(crate) fn rendered(item: &ItemOutcome, create: bool, refreshed: bool) -> Ren
     members.push(("_seq_no".to_owned(), place.0.into()));
     members.push(("_primary_term".to_owned(), place.1.into()));
     Rendered { status, members, error: None }
+}
+
+/// What [`rendered`] makes of a write in a bulk request that went well, as text: most are, and a tree for each
+/// costs the root more than anything else that it does for an item.
+pub(crate) fn rendered_plainly(action: &str, item: &ItemOutcome, refreshed: bool) -> Option<Json> {
+    let written = item.result.as_ref().ok()?;
+    let WriteOutcome::Done(outcome) = &written.outcome else { return None };
+    let (status, result) = match outcome.result() {
+        outcome::Result::Created => (201, "created"),
+        outcome::Result::Updated => (200, "updated"),
+        outcome::Result::Deleted => (200, "deleted"),
+        _ => return None,
+    };
+    let ShardsSummary { total, successful, failed, failures, .. } = &written.shards;
+    if item.id.is_empty() || !failures.is_empty() {
+        return None;
+    }
+    let mut out = Vec::with_capacity(PLAIN_BYTES + item.index.len() + item.id.len());
+    let (version, seq, term) = (outcome.version, outcome.seq, written.primary_term);
+    let forced = if refreshed { "\"forced_refresh\":true," } else { "" };
+    // Writing to a vector cannot fail.
+    let _ = write!(out, "{{\"{action}\":{{\"_index\":");
+    json::write_string(&item.index, &mut out);
+    out.extend_from_slice(b",\"_id\":");
+    json::write_string(&item.id, &mut out);
+    let _ = write!(
+        out,
+        ",\"_version\":{version},\"result\":\"{result}\",{forced}\"_shards\":{{\"total\":{total},\"successful\":{successful},\
+         \"failed\":{failed}}},\"_seq_no\":{seq},\"_primary_term\":{term},\"status\":{status}}}}}"
+    );
+    Some(Json::Raw(out.into()))
 }
 
 /// A conflict, a rejection or a missing document, as the replicas worded it.
@@ -352,6 +388,24 @@ mod tests {
 
     fn bulk(item: &ItemOutcome) -> String {
         String::from_utf8(rendered(item, false, false).in_bulk().to_bytes()).unwrap()
+    }
+
+    #[test]
+    fn text_and_tree_are_the_same() {
+        for result in 0..10 {
+            let outcome = v1::Outcome { result, seq: 12_345, version: 17, ..Default::default() };
+            for (id, refreshed) in [("7", false), ("7", true), ("\"é\n", false), ("", true)] {
+                let item = ItemOutcome { id: id.to_owned(), ..item(WriteOutcome::Done(outcome.clone())) };
+                let tree = object! { "index" => rendered(&item, false, refreshed).in_bulk() }.to_bytes();
+                if let Some(text) = rendered_plainly("index", &item, refreshed) {
+                    assert_eq!(String::from_utf8(text.to_bytes()), String::from_utf8(tree));
+                }
+            }
+        }
+        let accepted = WriteOutcome::Accepted { seq: Seq(1) };
+        assert_eq!(rendered_plainly("index", &item(accepted), false), None);
+        let created = v1::Outcome { result: outcome::Result::Created.into(), ..Default::default() };
+        assert!(rendered_plainly("index", &item(WriteOutcome::Done(created)), false).is_some());
     }
 
     #[test]

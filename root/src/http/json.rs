@@ -164,7 +164,8 @@ impl Json {
     }
 }
 
-fn write_string(text: &str, out: &mut Vec<u8>) {
+/// Appends a string with its quotes.
+pub(crate) fn write_string(text: &str, out: &mut Vec<u8>) {
     // Writing to a vector cannot fail, and a string can always be written as JSON.
     let _ = serde_json::to_writer(out, text);
 }
