@@ -5,6 +5,7 @@
 //! tantivy index; nothing it does to the disk changes an outcome. When it stops in the middle of a
 //! row, everything since the last commit is thrown away with it and comes again from the log.
 
+pub mod backlog;
 pub mod decide;
 pub mod draft;
 pub mod fault;
@@ -35,6 +36,7 @@ use trawl_proto::v1::operation::Kind;
 use trawl_proto::v1::{Batch, Outcome};
 use trawl_proto::{Generation, Incarnation, Seq, ShardKey};
 
+use self::backlog::{Backlog, Incoming};
 use self::draft::error;
 use self::isolation::{Drafted, Drafter, Failure, Limits, Stalled, Ticket};
 use self::layout::Layout;
@@ -100,7 +102,8 @@ pub struct Core {
     index: ShardIndex,
     state: State,
     committed: Generation,
-    writer: Option<IndexWriter>,
+    writer: Option<IndexWriter<Incoming>>,
+    backlog: Backlog,
     writer_bytes: usize,
     source_bytes_max: usize,
     lookup: IdLookup,
@@ -174,6 +177,7 @@ impl Core {
             index,
             state,
             writer: None,
+            backlog: Backlog::default(),
             writer_bytes,
             source_bytes_max: SOURCE_BYTES_MAX,
             lookup,

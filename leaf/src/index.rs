@@ -30,6 +30,7 @@ use tantivy::{
 };
 use trawl_proto::v1;
 
+use crate::apply::backlog::Incoming;
 use crate::apply::decide::Stamp;
 use crate::apply::tokens::{DecodeTokenizer, TOKENIZER};
 use crate::error::Error;
@@ -251,13 +252,13 @@ impl ShardIndex {
     }
 
     /// A writer with one indexing and one merging thread.
-    pub fn writer(&self, bytes: usize) -> Result<IndexWriter, Error> {
+    pub fn writer(&self, bytes: usize) -> Result<IndexWriter<Incoming>, Error> {
         let options = IndexWriterOptions::builder()
             .num_worker_threads(1)
             .num_merge_threads(1)
             .memory_budget_per_thread(bytes.max(tantivy_minimum()))
             .build();
-        let writer: IndexWriter = self.index.writer_with_options(options)?;
+        let writer: IndexWriter<Incoming> = self.index.writer_with_options(options)?;
         let mut policy = LogMergePolicy::default();
         policy.set_del_docs_ratio_before_merge(DELETES_RATIO_MAX);
         writer.set_merge_policy(Box::new(policy));
@@ -270,7 +271,7 @@ const fn tantivy_minimum() -> usize {
 }
 
 /// Commits everything written so far together with the payload, durably.
-pub fn commit(writer: &mut IndexWriter<TantivyDocument>, payload: &v1::CommitPayload) -> Result<(), Error> {
+pub fn commit(writer: &mut IndexWriter<Incoming>, payload: &v1::CommitPayload) -> Result<(), Error> {
     let mut prepared = writer.prepare_commit()?;
     prepared.set_payload(&STANDARD_NO_PAD.encode(payload.encode_to_vec()));
     prepared.commit()?;

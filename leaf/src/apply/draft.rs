@@ -14,6 +14,9 @@ use super::tokens::{Analyzers, EncodedTokens};
 use crate::schema::PhysicalSchema;
 use crate::schema::fields::{ip_key, type_bit};
 
+/// Bytes of a document's other values, usually.
+const OTHER_BYTES: usize = 512;
+
 /// The hidden fields' values of one document.
 #[derive(Clone, Debug)]
 pub struct HiddenValues<'a> {
@@ -89,7 +92,9 @@ impl Draft {
         keys: &Keys,
         values: &HiddenValues<'_>,
     ) -> TantivyDocument {
-        let mut document = TantivyDocument::default();
+        // Nearly all of a document is its source and its tokens: room for them at once saves copying.
+        let tokens: usize = self.texts.iter().flatten().map(|tokens| tokens.text.len()).sum();
+        let mut document = TantivyDocument::with_capacity(values.source.len() + tokens + OTHER_BYTES);
         let hidden = &physical.hidden;
         document.add_text(hidden.id, values.id);
         if let Some(routing) = values.routing {

@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use tantivy::schema::Value;
-use tantivy::{TantivyDocument, TantivyError, Term};
+use tantivy::{TantivyError, Term};
 use trawl_data::mapping::FIELDS_MAX;
 use trawl_proto::v1::operation::Kind;
 use trawl_proto::v1::{Batch, Operation, OperationError, Outcome, ReturnedSource, outcome::Result as Came};
 use trawl_proto::{Generation, Seq};
 
+use super::backlog::Incoming;
 use super::decide::{Effect, Known, Stamp, decide, rejected};
 use super::draft::{Draft, HiddenValues, error};
 use super::isolation::{Drafted, Failure};
@@ -83,6 +84,7 @@ impl Core {
                 if replaces {
                     self.remove(&operation.id);
                 }
+                let document = self.backlog.enter(document, operation.source.len());
                 self.add(document)?;
                 self.state.tombstones.remove(&operation.id);
                 let stamp = Stamp { seq: seq.0, primary_term, version };
@@ -211,7 +213,7 @@ impl Core {
         }
     }
 
-    pub(super) fn add(&mut self, document: TantivyDocument) -> Result<(), Error> {
+    pub(super) fn add(&mut self, document: Incoming) -> Result<(), Error> {
         let Some(Err(error)) = self.writer.as_ref().map(|writer| writer.add_document(document)) else { return Ok(()) };
         // All that adding can say is that the writer's thread has stopped; asked for a commit, the writer
         // says what stopped it. It is of no use any more.

@@ -80,7 +80,7 @@ fn write(
             if stop.load(Ordering::Relaxed) {
                 return Err(Error::Unreadable("the rebuild was stopped".to_owned()));
             }
-            writer.add_document(document)?;
+            writer.add_document(document.into())?;
             Ok(())
         })?;
     }
