@@ -22,6 +22,9 @@ const GROUP_BATCHES_MAX: usize = 256;
 /// Stored bytes of one transaction, unless a single call brings more.
 const GROUP_BYTES_MAX: usize = 32 << 20;
 
+/// How often those just answered get a turn before the next group is taken.
+const GATHERING_TURNS: usize = 3;
+
 /// How an engine writes a group.
 pub(super) trait GroupCommit: Send + 'static {
     /// Writes the batches in one transaction; results in their order, durable when it returns.
@@ -102,7 +105,15 @@ async fn run(mut writer: impl GroupCommit, mut queue: mpsc::Receiver<Job>) {
             }
             group.push(job);
         }
+        let answered = group.len();
         write_group(&mut writer, group).await;
+        // Whoever was answered often has the next append at hand. Taken at once, the next group would be only
+        // the other half of the producers, and so on for ever: two syncs where one would do.
+        for _ in 0..GATHERING_TURNS {
+            if answered > 1 && queue.len() < answered {
+                tokio::task::yield_now().await;
+            }
+        }
     }
 }
 

@@ -1,6 +1,10 @@
 //! How bodies are stored: as they are, or compressed, whichever is smaller.
 
+use std::io;
+
 use bytes::Bytes;
+use parking_lot::Mutex;
+use zstd::bulk::{Compressor, Decompressor};
 
 use crate::Error;
 
@@ -13,6 +17,35 @@ const LEVEL: i32 = 1;
 /// Below this, a frame's header eats up what is gained.
 const COMPRESS_BYTES_MIN: usize = 128;
 
+/// Contexts at rest at most. One that has seen large bodies has some 600 KB.
+const AT_REST_MAX: usize = 2;
+
+static COMPRESSORS: Pool<Compressor<'static>> = Pool(Mutex::new(Vec::new()));
+static DECOMPRESSORS: Pool<Decompressor<'static>> = Pool(Mutex::new(Vec::new()));
+
+/// Contexts of zstd: making one takes longer than a small body does.
+struct Pool<T>(Mutex<Vec<T>>);
+
+impl<T> Pool<T> {
+    fn with<R>(
+        &self,
+        make: impl FnOnce() -> io::Result<T>,
+        work: impl FnOnce(&mut T) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let at_rest = self.0.lock().pop();
+        let mut context = match at_rest {
+            Some(context) => context,
+            None => make()?,
+        };
+        let result = work(&mut context)?;
+        let mut at_rest = self.0.lock();
+        if at_rest.len() < AT_REST_MAX {
+            at_rest.push(context);
+        }
+        Ok(result)
+    }
+}
+
 /// A body as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Encoded {
@@ -23,7 +56,7 @@ pub(super) struct Encoded {
 /// Encodes a body.
 pub(super) fn encode(body: &Bytes) -> Encoded {
     if body.len() >= COMPRESS_BYTES_MIN
-        && let Ok(bytes) = zstd::bulk::compress(body, LEVEL)
+        && let Ok(bytes) = COMPRESSORS.with(|| Compressor::new(LEVEL), |compressor| compressor.compress(body))
         && bytes.len() < body.len()
     {
         return Encoded { codec: ZSTD, bytes: bytes.into() };
@@ -38,9 +71,9 @@ pub(super) fn encode(body: &Bytes) -> Encoded {
 pub(super) fn decode(codec: i64, stored: Vec<u8>, body_bytes: usize) -> Result<Bytes, Error> {
     let body = match codec {
         PLAIN => stored,
-        ZSTD => {
-            zstd::bulk::decompress(&stored, body_bytes).map_err(|error| Error::Corrupt(format!("log row: {error}")))?
-        }
+        ZSTD => DECOMPRESSORS
+            .with(Decompressor::new, |decompressor| decompressor.decompress(&stored, body_bytes))
+            .map_err(|error| Error::Corrupt(format!("log row: {error}")))?,
         _ => return Err(Error::Corrupt(format!("log row: codec {codec} is unknown to this version"))),
     };
     if body.len() != body_bytes {
