@@ -50,7 +50,7 @@ pub fn run(file: &Path, id_field: &str, mapping: &Mapping, directory: &Path, byt
             primary_term: 1,
             source: line.as_bytes(),
         };
-        writer.add_document(draft.finish(&physical, &layout, &keys, &values))?;
+        writer.add_document(draft.finish(&physical, &layout, &keys, &values).into())?;
         if committed.elapsed() >= COMMIT_EVERY {
             commit(&mut writer, &payload).map_err(|error| anyhow!(error.reason()))?;
             committed = Instant::now();

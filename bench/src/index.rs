@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use trawl_data::mapping::Mapping;
 
@@ -36,9 +38,9 @@ pub struct Args {
     /// Leaves, and shards of the index
     #[arg(long, default_value_t = 2, value_name = "N")]
     pub leaves: usize,
-    /// Memory of an index writer in MB, as `trawl leaf` has it
-    #[arg(long, default_value_t = 64, value_name = "MB")]
-    pub writer_mb: usize,
+    /// Memory of the bare one's index writer in bytes [default: that of a leaf's]
+    #[arg(long, value_name = "BYTES")]
+    pub writer_bytes: Option<usize>,
 }
 
 /// What one run took.
@@ -75,7 +77,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         let path = directory.path().join(format!("bare-{round}"));
         std::fs::create_dir(&path)?;
         let (file_, id, mapping_) = (file.clone(), args.id.clone(), parsed.clone());
-        let bytes = args.writer_mb << 20;
+        let bytes = args.writer_bytes.unwrap_or_else(|| trawl_leaf::config::Config::new("bare", &path).writer_bytes);
         let measured = tokio::task::spawn_blocking(move || bare::run(&file_, &id, &mapping_, &path, bytes)).await??;
         runs[0].push(measured);
         for replicas in 0..2 {
@@ -138,10 +140,35 @@ fn cut(from: &Path, documents: usize, to: &Path) -> anyhow::Result<(u64, u64)> {
 
 /// The id of a document, read without understanding the rest of it.
 pub fn id_of(line: &str, field: &str) -> anyhow::Result<String> {
-    let object: std::collections::HashMap<&str, &serde_json::value::RawValue> =
-        serde_json::from_str(line).context("a line is not a JSON object")?;
-    let raw = object.get(field).with_context(|| format!("a document has no [{field}]"))?.get();
+    let mut found = None;
+    let mut deserializer = serde_json::Deserializer::from_str(line);
+    deserializer.deserialize_map(Find { field, found: &mut found }).context("a line is not a JSON object")?;
+    let raw = found.with_context(|| format!("a document has no [{field}]"))?.get();
     Ok(serde_json::from_str::<String>(raw).unwrap_or_else(|_| raw.to_owned()))
+}
+
+/// Goes over an object for the value of one field; nothing else is kept.
+struct Find<'f, 'a> {
+    field: &'f str,
+    found: &'f mut Option<&'a RawValue>,
+}
+
+impl<'a> Visitor<'a> for Find<'_, 'a> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<&str>()? {
+            match key == self.field {
+                true => *self.found = Some(map.next_value()?),
+                false => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
