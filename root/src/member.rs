@@ -45,10 +45,12 @@ impl Member {
         let candidate = lease::Config { name: root.config.name.clone(), process, lease_time: root.config.lease_time };
         let lease = Lease::run(engine.store, candidate, leave.clone());
         let tasks = TaskTracker::new();
-        tasks.spawn(lead::run(root.clone(), lease.leading(), lease.fence(), leave.clone()));
+        let lead = lead::run(root.clone(), lease.leading(), lease.fence(), leave.clone());
         let connected = root.clone();
         let keep_connected = async move { connected.leaves.keep_connected(&connected.viewer).await };
-        tasks.spawn(stop.clone().run_until_cancelled_owned(keep_connected));
+        // One task, for both wait for new views and a watch channel wakes tasks in any order: a simulation has to go
+        // the same way every time.
+        tasks.spawn(futures::future::join(lead, stop.clone().run_until_cancelled_owned(keep_connected)));
         Ok(Self { root, membership, lease, tasks, leave, stop })
     }
 

@@ -20,6 +20,7 @@ use trawl_proto::{Epoch, Incarnation, Seq, ShardKey};
 use crate::absent::Absent;
 use crate::engine::Engine;
 use crate::process::{Net, PORT};
+use crate::trace;
 
 /// The engine's host.
 pub const HOST: &str = "engine";
@@ -93,15 +94,16 @@ impl Server {
                 self.replies.send(&mut wire, reply).await
             }
             Request::Watch(prefix, mut seen) => {
-                let mut wakes = self.engine.lock().unwrap().wakes.subscribe();
+                let wakes = self.engine.lock().unwrap().wakes.clone();
                 loop {
-                    wakes.borrow_and_update();
+                    // In the order in which they wait, which a watch channel does not promise.
+                    let woken = wakes.notified();
                     let change = self.engine.lock().unwrap().changes(&prefix, seen);
                     if let Some(Change::Snapshot(_, revision) | Change::Changed(_, revision)) = &change {
                         seen = Some(*revision);
                     }
                     self.changes.send(&mut wire, change).await?;
-                    let _ = timeout(IDLE_TIME, wakes.changed()).await;
+                    let _ = timeout(IDLE_TIME, woken).await;
                 }
             }
         }
@@ -132,6 +134,7 @@ impl Client {
         call: impl FnOnce(&mut Engine, &str) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let process = self.process.clone();
+        trace::detail(|| format!("calls for {}", std::any::type_name::<T>()));
         let call: Call = Box::new(move |engine| Box::new(call(engine, &process)));
         let answered = async {
             let mut wire = self.net.dial(HOST, PORT).await?;
@@ -245,6 +248,14 @@ impl ShardLog for Client {
     ) -> Result<Head, Error> {
         let shard = shard.clone();
         self.call(move |engine, by| engine.restart(by, epoch, &shard, from, fork, base)).await
+    }
+
+    async fn new_history(&self) -> Result<Option<String>, Error> {
+        self.call(move |engine, _| Ok(engine.new_history.clone())).await
+    }
+
+    async fn accept_history(&self, epoch: Epoch, _: &str) -> Result<(), Error> {
+        self.call(move |engine, by| engine.accept_history(by, epoch)).await
     }
 
     async fn heads(&self, shards: &[ShardKey]) -> Result<Vec<Option<Head>>, Error> {

@@ -133,12 +133,13 @@ fn create(engine: &mut engine::Engine, indices: &[IndexRecord]) {
 
 fn add_root(world: &mut World, name: &str) {
     let (net, server, own) = (world.machine(name), world.server.clone(), name.to_owned());
+    let machine = net.clone();
     let software = move |start| {
         let process = format!("{own}.{start}");
-        let engine = server.client(net.clone(), &process);
-        root(own.clone(), process, net.clone(), engine).boxed()
+        let engine = server.client(machine.clone(), &process);
+        root(own.clone(), process, machine.clone(), engine).boxed()
     };
-    world.process(name, Box::new(software));
+    world.process(name, net, Box::new(software));
 }
 
 async fn root(name: String, process: String, net: Net, engine: Engine) {
@@ -178,14 +179,15 @@ fn add_leaf(world: &mut World, name: &str, zone: Option<String>, copies: Arc<Cop
     let (net, server, own) = (world.machine(name), world.server.clone(), name.to_owned());
     let disk = Arc::default();
     world.server.engine.lock().unwrap().checks.disks.insert(name.into(), Arc::clone(&disk));
+    let machine = net.clone();
     let software = move |start| {
         let process = format!("{own}.{start}");
         let leaf = Leaf {
             name: own.as_str().into(),
-            engine: server.client(net.clone(), &process),
+            engine: server.client(machine.clone(), &process),
             process,
             zone: zone.clone(),
-            net: net.clone(),
+            net: machine.clone(),
             disk: disk.clone(),
             copies: copies.clone(),
             replicas: Mutex::default(),
@@ -193,19 +195,20 @@ fn add_leaf(world: &mut World, name: &str, zone: Option<String>, copies: Arc<Cop
         };
         leaf::run(leaf).boxed()
     };
-    world.process(name, Box::new(software));
+    world.process(name, net, Box::new(software));
 }
 
 fn add_writer(world: &mut World, shape: &Shape, seed: u64, ledger: Ledger, writing: Arc<AtomicBool>) {
     let (net, server) = (world.machine("writer"), world.server.clone());
     let shards: Vec<(ShardKey, Option<u64>)> =
         shape.indices.iter().flat_map(|index| index.shard_keys().map(|shard| (shard, index.log_bytes_max))).collect();
+    let machine = net.clone();
     let software = move |start| {
         let rng = StdRng::seed_from_u64(seed ^ (u64::from(start) << 32));
-        let log = server.client(net.clone(), "writer").log;
+        let log = server.client(machine.clone(), "writer").log;
         write(u64::from(start) << 32, rng, log, shards.clone(), ledger.clone(), writing.clone()).boxed()
     };
-    world.process("writer", Box::new(software));
+    world.process("writer", net, Box::new(software));
 }
 
 /// Appends numbered batches, each again and again until it is acknowledged.

@@ -3,10 +3,11 @@
 //! It outlives everything. Whatever it accepts is told to the checks first.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use trawl_cluster::Error;
 use trawl_cluster::catalog::{IndexRecord, keys};
 use trawl_cluster::shard_log::{Append, Appended, Base, Head, Record, chain};
@@ -23,9 +24,11 @@ pub struct Engine {
     entries: BTreeMap<String, (Option<Bytes>, Revision)>,
     pub logs: BTreeMap<ShardKey, Log>,
     fenced: Epoch,
+    /// The name of a history whose logs nobody has compared with the replicas yet: nothing is appended meanwhile.
+    pub new_history: Option<String>,
     pub checks: Checks,
     /// Told after every commit.
-    pub wakes: watch::Sender<u64>,
+    pub wakes: Arc<Notify>,
 }
 
 /// One shard's log.
@@ -91,7 +94,7 @@ impl Engine {
             };
             self.entries.insert(key.clone(), (value, self.revision));
         }
-        self.wakes.send_modify(|wakes| *wakes += 1);
+        self.wakes.notify_waiters();
         Ok(self.revision)
     }
 
@@ -135,6 +138,9 @@ impl Engine {
     }
 
     pub fn append(&mut self, append: Append, now_ms: u64) -> Result<Appended, Error> {
+        if self.new_history.is_some() {
+            return Err(Error::Unavailable("its history is new".into()));
+        }
         let Some(log) = self.logs.get_mut(&append.shard) else { return Err(Error::NoSuchLog(append.shard)) };
         if let Some(known) = append.message_id.as_ref().and_then(|id| log.ids.get(id)) {
             return Ok(Appended { duplicate: true, ..*known });
@@ -230,6 +236,13 @@ impl Engine {
             log.head.chain = log.history.last().map_or(0, |row| row.chain);
         }
         self.checks.lost(shard, &lost);
+        self.new_history = Some("another".to_owned());
+    }
+
+    pub fn accept_history(&mut self, by: &str, epoch: Epoch) -> Result<(), Error> {
+        self.fence(by, epoch)?;
+        self.new_history = None;
+        Ok(())
     }
 }
 

@@ -15,6 +15,7 @@ use trawl_proto::v1::leaf_server::{Leaf as Rpc, LeafServer};
 use trawl_proto::{ShardKey, failure, v1};
 
 use crate::leaf::Leaf;
+use crate::trace;
 
 /// Serves until the process ends.
 pub async fn serve(leaf: Arc<Leaf>, incoming: UnboundedReceiver<DuplexStream>) {
@@ -41,6 +42,7 @@ macro_rules! not_served {
 impl Rpc for Service {
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         let request = request.into_inner();
+        trace::detail(|| "is asked for its status".to_owned());
         let replicas = self.0.replicas.lock().unwrap();
         let wanted =
             |shard: &ShardKey| request.index_uids.is_empty() || request.index_uids.contains(&shard.index_uid.0);

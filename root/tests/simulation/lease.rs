@@ -34,12 +34,13 @@ pub fn run(seed: u64) -> Outcome {
         let name = format!("root-{number}");
         let net = world.machine(&name);
         let (server, beliefs, own) = (world.server.clone(), beliefs.clone(), name.clone());
+        let machine = net.clone();
         let software = move |start| {
             let process = format!("{own}.{start}");
-            let engine = server.client(net.clone(), &process);
+            let engine = server.client(machine.clone(), &process);
             candidate(own.clone(), process, engine, beliefs.clone()).boxed()
         };
-        world.process(&name, Box::new(software));
+        world.process(&name, net, Box::new(software));
     }
     let mut plan = world.plan(14, FAULTS_FROM_MS, FAULTS_UNTIL_MS);
     while world.now_ms < END_MS {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::trace;
+
 /// Where leaves serve gRPC, and the engine its calls.
 pub const PORT: u16 = 1;
 /// Where leaves give copies.
@@ -23,13 +26,20 @@ pub const COPY_PORT: u16 = 2;
 /// Bytes that a machine keeps for a process that does not read.
 const BUFFER: usize = 64 << 10;
 
-type Inboxes = Mutex<BTreeMap<u16, mpsc::UnboundedSender<DuplexStream>>>;
+/// What a machine keeps of its process.
+#[derive(Default)]
+struct Sockets {
+    listening: Mutex<BTreeMap<u16, mpsc::UnboundedSender<DuplexStream>>>,
+    /// By number, what closes an open connection.
+    open: Mutex<BTreeMap<u64, oneshot::Sender<()>>>,
+    opened: AtomicU64,
+}
 
 /// A process' way to the network.
 #[derive(Clone)]
 pub struct Net {
     dials: mpsc::UnboundedSender<Dial>,
-    inboxes: Arc<Inboxes>,
+    sockets: Arc<Sockets>,
 }
 
 struct Dial {
@@ -43,17 +53,17 @@ impl Net {
     pub fn machine(sim: &mut turmoil::Sim<'_>, name: &str) -> Self {
         let (dials, receiver) = mpsc::unbounded_channel();
         let receiver = Arc::new(Mutex::new(Some(receiver)));
-        let inboxes = Arc::new(Inboxes::default());
-        let net = Self { dials, inboxes: inboxes.clone() };
+        let sockets = Arc::new(Sockets::default());
+        let net = Self { dials, sockets: sockets.clone() };
         sim.host(name, move || {
-            let (receiver, inboxes) = (receiver.lock().unwrap().take(), inboxes.clone());
+            let (receiver, sockets) = (receiver.lock().unwrap().take(), sockets.clone());
             async move {
                 for port in [PORT, COPY_PORT] {
-                    tokio::task::spawn_local(listen(port, inboxes.clone()));
+                    tokio::task::spawn_local(listen(port, sockets.clone()));
                 }
                 let mut receiver = receiver.ok_or("a machine starts once")?;
                 while let Some(dial) = receiver.recv().await {
-                    tokio::task::spawn_local(connect(dial));
+                    tokio::task::spawn_local(connect(dial, sockets.clone()));
                 }
                 Ok(())
             }
@@ -71,35 +81,54 @@ impl Net {
     /// Connections that are opened to this machine from now on.
     pub fn listen(&self, port: u16) -> mpsc::UnboundedReceiver<DuplexStream> {
         let (sender, receiver) = mpsc::unbounded_channel();
-        self.inboxes.lock().unwrap().insert(port, sender);
+        self.sockets.listening.lock().unwrap().insert(port, sender);
         receiver
     }
-}
 
-async fn listen(port: u16, inboxes: Arc<Inboxes>) {
-    let listener = turmoil::net::TcpListener::bind(("0.0.0.0", port)).await.unwrap();
-    while let Ok((stream, _)) = listener.accept().await {
-        let (near, far) = tokio::io::duplex(BUFFER);
-        let taken = inboxes.lock().unwrap().get(&port).is_some_and(|inbox| inbox.send(far).is_ok());
-        if taken {
-            tokio::task::spawn_local(pass_on(near, stream));
+    /// Closes everything, in the order in which it was opened: a runtime ends its tasks in any order.
+    fn close(&self) {
+        self.sockets.listening.lock().unwrap().clear();
+        for close in std::mem::take(&mut *self.sockets.open.lock().unwrap()).into_values() {
+            let _ = close.send(());
         }
     }
 }
 
-async fn connect(dial: Dial) {
+async fn listen(port: u16, sockets: Arc<Sockets>) {
+    let listener = turmoil::net::TcpListener::bind(("0.0.0.0", port)).await.unwrap();
+    while let Ok((stream, _)) = listener.accept().await {
+        let (near, far) = tokio::io::duplex(BUFFER);
+        let taken = sockets.listening.lock().unwrap().get(&port).is_some_and(|inbox| inbox.send(far).is_ok());
+        if taken {
+            tokio::task::spawn_local(pass_on(near, stream, sockets.clone()));
+        }
+    }
+}
+
+async fn connect(dial: Dial, sockets: Arc<Sockets>) {
     let connected = turmoil::net::TcpStream::connect((dial.host.as_str(), dial.port)).await;
     let connected = connected.map(|stream| {
         let (near, far) = tokio::io::duplex(BUFFER);
-        tokio::task::spawn_local(pass_on(near, stream));
+        tokio::task::spawn_local(pass_on(near, stream, sockets));
         far
     });
     let _ = dial.answer.send(connected);
 }
 
-/// Until both sides, or the wire, are through.
-async fn pass_on(mut near: DuplexStream, mut stream: turmoil::net::TcpStream) {
-    let _ = tokio::io::copy_bidirectional(&mut near, &mut stream).await;
+/// Until both sides, or the wire, are through, or the process is killed.
+async fn pass_on(mut near: DuplexStream, mut stream: turmoil::net::TcpStream, sockets: Arc<Sockets>) {
+    let number = sockets.opened.fetch_add(1, Ordering::Relaxed);
+    let (close, closed) = oneshot::channel();
+    sockets.open.lock().unwrap().insert(number, close);
+    let ends = stream.local_addr().ok().zip(stream.peer_addr().ok());
+    trace::detail(|| format!("open {ends:?}"));
+    tokio::select! {
+        biased;
+        _ = closed => {}
+        _ = tokio::io::copy_bidirectional(&mut near, &mut stream) => {}
+    }
+    sockets.open.lock().unwrap().remove(&number);
+    trace::detail(|| format!("closed {ends:?}"));
 }
 
 /// What a process does from its start; it is given the number of starts before.
@@ -108,6 +137,7 @@ pub type Software = Box<dyn Fn(u32) -> BoxFuture<'static, ()>>;
 /// A process, running or not.
 pub struct Process {
     pub name: String,
+    net: Net,
     software: Software,
     starts: u32,
     running: Option<Running>,
@@ -124,8 +154,8 @@ struct Running {
 }
 
 impl Process {
-    pub fn new(name: &str, rate: u64, software: Software) -> Self {
-        Self { name: name.to_owned(), software, starts: 0, running: None, paused: false, rate }
+    pub fn new(name: &str, net: Net, rate: u64, software: Software) -> Self {
+        Self { name: name.to_owned(), net, software, starts: 0, running: None, paused: false, rate }
     }
 
     pub fn is_running(&self) -> bool {
@@ -149,6 +179,7 @@ impl Process {
 
     /// Ends it in the midst of everything; its machine closes its connections.
     pub fn kill(&mut self) {
+        self.net.close();
         self.running = None;
         self.paused = false;
     }

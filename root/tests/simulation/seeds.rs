@@ -1,6 +1,7 @@
 //! Runs many seeds, and one of them when it has failed.
 //!
-//! `TRAWL_TEST_SEEDS=2000` runs so many (200 unless said), `TRAWL_TEST_SEED=n` one, with its trace.
+//! `TRAWL_TEST_SEEDS=2000` runs so many (200 unless said), `TRAWL_TEST_SEED=n` one, with its
+//! trace, `TRAWL_TEST_DETAILS=1` with every call and connection in it.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,7 +36,7 @@ impl Outcome {
 }
 
 /// Runs one seed on this thread.
-pub fn one(seed: u64, run: impl Fn(u64) -> Outcome) -> Outcome {
+pub fn one(seed: u64, is_detailed: bool, run: impl Fn(u64) -> Outcome) -> Outcome {
     static HOOK: std::sync::Once = std::sync::Once::new();
     HOOK.call_once(|| {
         let before = std::panic::take_hook();
@@ -45,7 +46,7 @@ pub fn one(seed: u64, run: impl Fn(u64) -> Outcome) -> Outcome {
             }
         }));
     });
-    let _logs = trace::begin();
+    let _logs = trace::begin(is_detailed);
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(seed)));
     trace::end();
     caught.unwrap_or_else(|_| Outcome {
@@ -64,7 +65,7 @@ fn from_environment(name: &str) -> Option<u64> {
 /// Runs the seeds that are asked for, on all cores, and fails with the first that fails.
 pub fn all(test: &str, run: impl Fn(u64) -> Outcome + Sync) {
     if let Some(seed) = from_environment("TRAWL_TEST_SEED") {
-        let outcome = one(seed, run);
+        let outcome = one(seed, std::env::var_os("TRAWL_TEST_DETAILS").is_some(), run);
         outcome.trace.iter().for_each(|line| println!("{line}"));
         assert!(outcome.violations.is_empty(), "seed {seed}: {:#?}", outcome.violations);
         return;
@@ -82,7 +83,7 @@ pub fn all(test: &str, run: impl Fn(u64) -> Outcome + Sync) {
                     if seed >= count || failed.lock().unwrap().is_some() {
                         return;
                     }
-                    let outcome = one(seed, &run);
+                    let outcome = one(seed, false, &run);
                     for (total, of_seed) in totals.iter().zip([outcome.epochs, outcome.accepted, outcome.trims]) {
                         total.fetch_add(of_seed, Ordering::Relaxed);
                     }

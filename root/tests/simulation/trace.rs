@@ -16,15 +16,17 @@ struct Trace {
     who: String,
     panics: Vec<String>,
     is_on: bool,
+    is_detailed: bool,
 }
 
 thread_local! {
     static TRACE: RefCell<Trace> = RefCell::default();
 }
 
-/// Begins a new trace on this thread: the logs of everything that runs on it go there, too.
-pub fn begin() -> DefaultGuard {
-    TRACE.with_borrow_mut(|trace| *trace = Trace { is_on: true, ..Trace::default() });
+/// Begins a new trace on this thread: the logs of everything that runs on it go there, too; every call and connection if
+/// it is to be detailed.
+pub fn begin(is_detailed: bool) -> DefaultGuard {
+    TRACE.with_borrow_mut(|trace| *trace = Trace { is_on: true, is_detailed, ..Trace::default() });
     tracing::subscriber::set_default(Logs)
 }
 
@@ -43,6 +45,13 @@ pub fn note(text: impl fmt::Display) {
         let line = format!("{:>7} {:<8} {text}", trace.now_ms, trace.who);
         trace.lines.push(line);
     });
+}
+
+/// Adds a line to a detailed trace.
+pub fn detail(text: impl FnOnce() -> String) {
+    if TRACE.with_borrow(|trace| trace.is_detailed) {
+        note(text());
+    }
 }
 
 /// Ends the trace.

@@ -80,9 +80,9 @@ impl World {
     }
 
     /// Adds a process to the machine of its name and starts it. Its clock is up to a tenth fast or slow.
-    pub fn process(&mut self, name: &str, software: Software) {
+    pub fn process(&mut self, name: &str, net: Net, software: Software) {
         let rate = self.rng.random_range(900..=1_100);
-        let mut process = Process::new(name, rate, software);
+        let mut process = Process::new(name, net, rate, software);
         trace::act(self.now_ms, name);
         process.start(self.now_ms);
         self.processes.insert(name.to_owned(), process);
