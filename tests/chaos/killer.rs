@@ -9,6 +9,8 @@ use crate::{crew::Crew, harness::Cluster};
 
 pub struct Killer {
     random: StdRng,
+    /// How often the loader is struck at most: each time it waits for its claim to run out.
+    loader_strikes_max: usize,
     /// Process, and when it goes on.
     paused: Vec<(i32, tokio::time::Instant)>,
     /// By role: killed, paused.
@@ -16,8 +18,8 @@ pub struct Killer {
 }
 
 impl Killer {
-    pub fn new(random: StdRng) -> Self {
-        Self { random, paused: Vec::new(), strikes: BTreeMap::new() }
+    pub fn new(random: StdRng, loader_strikes_max: usize) -> Self {
+        Self { random, loader_strikes_max, paused: Vec::new(), strikes: BTreeMap::new() }
     }
 
     /// Waits a little, then kills one to three processes at once, or pauses one.
@@ -27,6 +29,8 @@ impl Killer {
         let mut victims: Vec<(String, i32)> =
             cluster.processes().into_iter().map(|process| (process.role, process.pid)).collect();
         victims.extend(crews.iter().filter_map(Crew::process));
+        let loader_strikes = self.strikes.get("loader").map_or(0, |(killed, paused)| killed + paused);
+        victims.retain(|(role, _)| role != "loader" || loader_strikes < self.loader_strikes_max);
         if self.random.random_bool(0.15) {
             let (role, pid) = victims.choose(&mut self.random).unwrap().clone();
             signal(pid, Signal::SIGSTOP);

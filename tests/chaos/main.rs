@@ -35,6 +35,8 @@ const ROOTS: usize = 2;
 const LEAVES: usize = 3;
 const WORKERS: usize = 3;
 const PRODUCERS: usize = 4;
+/// How often the loader is struck at most, and once more for every 5,000 documents.
+const LOADER_STRIKES_MIN: usize = 4;
 /// Kills go on for at least this long, however fast the load is.
 const KILLING_MIN: Duration = Duration::from_secs(12);
 
@@ -123,7 +125,7 @@ async fn chaos(name: &str, cluster: Cluster, url: &str, mut events: Vec<Event>) 
         let url = url.to_owned();
         Crew::start("worker", move || workers::spawn(&url, number), |_| false)
     }));
-    let mut killer = killer::Killer::new(StdRng::seed_from_u64(seed));
+    let mut killer = killer::Killer::new(StdRng::seed_from_u64(seed), LOADER_STRIKES_MIN + count / 5_000);
     let began = Instant::now();
     loop {
         killer.strike(&cluster, &crews).await;
