@@ -17,7 +17,7 @@ use trawl_data::load::{
 
 /// How long one request to a root may take before it is sent again.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// Unfinished tasks that are looked at per state.
+/// Tasks that are looked at at once.
 const UNFINISHED_MAX: usize = 100;
 
 /// Opens a cluster engine: its queue, and a client of whichever roots live, kept current until `stop`.
@@ -133,16 +133,25 @@ impl TaskQueue for EngineQueue {
     }
 
     async fn unfinished(&self, kind: &str) -> Result<Vec<Listed>, QueueError> {
-        let mut found = Vec::new();
-        for (state, name) in [(TaskState::Ready, "ready"), (TaskState::Claimed, "claimed"), (TaskState::Dead, "dead")] {
-            let tasks = self.0.tasks(kind, Some(state), TaskId(0), UNFINISHED_MAX).await.map_err(failed)?;
-            found.extend(tasks.into_iter().map(|task| Listed {
-                id: format!("task-{}", task.id.0),
-                state: name.to_owned(),
-                body: json(&task.body),
-            }));
+        let (mut found, mut after) = (Vec::new(), TaskId(0));
+        loop {
+            let tasks = self.0.tasks(kind, None, after, UNFINISHED_MAX).await.map_err(failed)?;
+            let is_last = tasks.len() < UNFINISHED_MAX;
+            for task in tasks {
+                after = task.id;
+                let state = match task.state {
+                    TaskState::Ready => "ready",
+                    TaskState::Claimed => "claimed",
+                    TaskState::Dead => "dead",
+                    TaskState::Done => continue,
+                };
+                let id = format!("task-{}", task.id.0);
+                found.push(Listed { id, state: state.to_owned(), body: json(&task.body) });
+            }
+            if is_last || found.len() >= UNFINISHED_MAX {
+                return Ok(found);
+            }
         }
-        Ok(found)
     }
 
     async fn counts(&self, kind: &str) -> Result<Counts, QueueError> {

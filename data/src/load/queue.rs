@@ -110,11 +110,15 @@ pub trait TaskQueue: Send + Sync + 'static {
     async fn ack(&self, receipt: &str, result: &Value) -> Result<(), QueueError>;
     /// Gives a task back; without a reason the attempt does not count.
     async fn nack(&self, receipt: &str, delay: Duration, reason: Option<&str>) -> Result<(), QueueError>;
-    /// Unfinished tasks of a kind, the first ones.
+    /// Unfinished tasks of a kind, the first ones. Asked for in all states at once: one whose claim runs out between two
+    /// questions would be in neither answer.
     async fn unfinished(&self, kind: &str) -> Result<Vec<Listed>, QueueError>;
     /// How many tasks of the kind there are.
     async fn counts(&self, kind: &str) -> Result<Counts, QueueError>;
 }
+
+/// Unfinished tasks that are looked at, about.
+const UNFINISHED_MAX: usize = 100;
 
 /// The queue through a root.
 #[derive(Clone, Debug)]
@@ -187,16 +191,22 @@ impl TaskQueue for HttpQueue {
     }
 
     async fn unfinished(&self, kind: &str) -> Result<Vec<Listed>, QueueError> {
-        let mut found = Vec::new();
-        for state in ["ready", "claimed", "dead"] {
-            let query = [("kind", kind), ("state", state), ("size", "100")];
+        let (mut found, mut after) = (Vec::new(), "task-0".to_owned());
+        loop {
+            let query = [("kind", kind), ("after", after.as_str()), ("size", "100")];
             let answer = self.answer(self.client.get_with(&["_trawl", "queue", "tasks"], &query).await)?;
             for task in answer["tasks"].as_array().into_iter().flatten() {
-                let id = task["id"].as_str().unwrap_or_default().to_owned();
-                found.push(Listed { id, state: state.to_owned(), body: task["body"].clone() });
+                let text = |key: &str| task[key].as_str().unwrap_or_default().to_owned();
+                let (id, state) = (text("id"), text("state"));
+                after.clone_from(&id);
+                if state != "done" {
+                    found.push(Listed { id, state, body: task["body"].clone() });
+                }
+            }
+            if answer["more"] != true || found.len() >= UNFINISHED_MAX {
+                return Ok(found);
             }
         }
-        Ok(found)
     }
 
     async fn counts(&self, kind: &str) -> Result<Counts, QueueError> {
