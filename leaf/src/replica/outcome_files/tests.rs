@@ -165,6 +165,18 @@ fn a_copy_holds_those_up_to_its_commit_and_takes_the_place_of_what_was_there() {
 }
 
 #[test]
+fn they_know_the_points_at_the_ends_of_rows() {
+    let mut bench = Bench::new(LIMITS);
+    (0..300).for_each(|_| bench.add(40, 1_000));
+    let places = bench.files.as_mut().unwrap().find(4_000, 5_003).unwrap();
+    let found: Vec<_> = places.iter().flat_map(|place| place.points(4_000, 5_003).unwrap()).collect();
+    let in_range = |point: &Point| (4_000..=5_040).contains(&point.seq.0);
+    let expected: Vec<_> = bench.state.rows.points().filter(in_range).collect();
+    assert_eq!(found.iter().map(|(_, point)| *point).collect::<Vec<_>>(), expected);
+    assert!(found.iter().all(|(first, point)| first.0 + 39 == point.seq.0));
+}
+
+#[test]
 fn old_ones_go_by_the_logs_time_and_by_size() {
     let mut bench = Bench::new(LIMITS);
     (0..20u64).for_each(|n| bench.add(10, n * 600_000));
