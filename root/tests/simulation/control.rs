@@ -21,6 +21,7 @@ use trawl_root::member::Member;
 use crate::checks::number_of;
 use crate::engine;
 use crate::leaf::{self, Copies, Leaf};
+use crate::operator;
 use crate::process::Net;
 use crate::seeds::Outcome;
 use crate::world::World;
@@ -35,8 +36,8 @@ const WRITES_UNTIL_MS: u64 = FAULTS_UNTIL_MS + 12_000;
 /// By then everything has to be well again: clocks run slow, connections have to be given up and opened again, and
 /// replicas are copied one after the other.
 const END_MS: u64 = FAULTS_UNTIL_MS + 90_000;
-/// How long a leaf may be missing before it is replaced.
-const REPLACE_AFTER_MS: u64 = 4_000;
+/// How often somebody does something to the cluster, per tick.
+const ACTS: f64 = 0.004;
 
 /// What was acknowledged: by number, where it stands.
 type Ledger = Arc<Mutex<BTreeMap<u64, (ShardKey, Appended)>>>;
@@ -64,7 +65,7 @@ impl Shape {
                 created_ms: 0,
                 log_bytes_max: rng.random_bool(0.3).then(|| rng.random_range(2_000..8_000)),
                 log_age_max_ms: None,
-                replace_after_ms: Some(REPLACE_AFTER_MS),
+                replace_after_ms: Some(rng.random_range(0..4_000)),
             })
             .collect();
         Self { roots: rng.random_range(2..=3), leaves, zones: rng.random_bool(0.3), indices }
@@ -94,6 +95,12 @@ pub fn run(seed: u64) -> Outcome {
             writing.store(false, Ordering::Relaxed);
         }
         let engine = &mut *world.server.engine.lock().unwrap();
+        if (FAULTS_FROM_MS..FAULTS_UNTIL_MS).contains(&world.now_ms) && world.rng.random_bool(ACTS) {
+            operator::act(engine, &mut world.rng, &shape.indices, shape.leaves);
+        }
+        if world.now_ms == FAULTS_UNTIL_MS {
+            operator::undrain(engine);
+        }
         if world.now_ms == TAILS_LOST_MS && seed % 4 == 3 {
             let shards: Vec<ShardKey> = engine.logs.keys().cloned().collect();
             for shard in shards {

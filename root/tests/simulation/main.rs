@@ -2,7 +2,7 @@
 //!
 //! In reading order: the [`world`] with its machines and what befalls them, a [`process`] and its clock, the [`engine`]
 //! and its [`client`]s, the [`checks`] of whatever the engine accepts, the [`lease`] alone, the
-//! whole [`control`] plane with model [`leaf`] processes, and the [`seeds`].
+//! whole [`control`] plane with model [`leaf`] processes and an [`operator`], and the [`seeds`].
 #![allow(clippy::unwrap_used)]
 
 mod absent;
@@ -14,6 +14,7 @@ mod engine;
 mod grpc;
 mod leaf;
 mod lease;
+mod operator;
 mod process;
 mod replica;
 mod seeds;

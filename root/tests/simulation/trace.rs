@@ -82,7 +82,8 @@ struct Logs;
 
 impl Subscriber for Logs {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() <= Level::INFO && metadata.target().starts_with("trawl")
+        let is_ours = |target: &str| target.starts_with("trawl") || target.starts_with("simulation");
+        metadata.is_event() && *metadata.level() <= Level::INFO && is_ours(metadata.target())
             // Said once in ten seconds of a real process, of which there are many here.
             && metadata.target() != "trawl_cluster::outage"
     }
