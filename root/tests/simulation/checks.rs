@@ -162,12 +162,14 @@ impl Checks {
 
     /// Forgets a leaf's disk, if others hold what the logs have not.
     pub fn wipe(&mut self, engine: &Engine, leaf: &NodeName) {
-        let others: Vec<NodeName> = self.disks.keys().filter(|other| *other != leaf).cloned().collect();
         let is_held = |(shard, log): (&ShardKey, &Log)| {
             let trimmed = log.head.trimmed;
             let is_recent = |other: &NodeName| self.wiped.get(other).is_some_and(|at| at + WIPED_MS > self.now_ms);
-            trimmed == Seq(0)
-                || others.iter().any(|other| self.holds(engine, other, shard, trimmed) && !is_recent(other))
+            // What is left on a leaf that is not assigned any more goes as soon as the leaf hears of it.
+            let assignment: Option<AssignmentRecord> = engine.read(&keys::assignment(shard));
+            let others = assignment.into_iter().flat_map(|assignment| assignment.leaves).filter(|other| other != leaf);
+            let mut others = others.filter(|other| !is_recent(other));
+            trimmed == Seq(0) || others.any(|other| self.holds(engine, &other, shard, trimmed))
         };
         if engine.logs.iter().all(is_held) {
             trace::note(format!("the disk of {leaf} is lost"));

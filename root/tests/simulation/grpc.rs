@@ -48,7 +48,7 @@ impl Rpc for Service {
             |shard: &ShardKey| request.index_uids.is_empty() || request.index_uids.contains(&shard.index_uid.0);
         let replicas = replicas.iter().filter(|(shard, _)| wanted(shard) && !request.poisoned);
         let replicas = replicas.map(|(_, replica)| replica.status()).collect();
-        Ok(Response::new(v1::StatusResponse { name: self.0.name.0.clone(), replicas, ..Default::default() }))
+        Ok(Response::new(v1::StatusResponse { name: self.0.name.0.clone(), replicas }))
     }
 
     async fn broken(&self, _: Request<v1::BrokenRequest>) -> Result<Response<v1::BrokenResponse>, Status> {
