@@ -180,6 +180,11 @@ impl Checks {
         }
     }
 
+    /// Whether a disk was lost a moment ago.
+    pub fn lost_a_disk(&self) -> bool {
+        self.wiped.values().any(|at| at + WIPED_MS > self.now_ms)
+    }
+
     /// Notes rows that the engine has lost.
     pub fn lost(&mut self, shard: &ShardKey, rows: &[Record]) {
         for row in rows {

@@ -95,7 +95,9 @@ pub fn run(seed: u64) -> Outcome {
             writing.store(false, Ordering::Relaxed);
         }
         let engine = &mut *world.server.engine.lock().unwrap();
-        if (FAULTS_FROM_MS..FAULTS_UNTIL_MS).contains(&world.now_ms) && world.rng.random_bool(ACTS) {
+        let is_busy = (FAULTS_FROM_MS..FAULTS_UNTIL_MS).contains(&world.now_ms) && world.rng.random_bool(ACTS);
+        // Who asks for fewer replicas while a disk is being lost may ask for none.
+        if is_busy && !engine.checks.lost_a_disk() {
             operator::act(engine, &mut world.rng, &shape.indices, shape.leaves);
         }
         if world.now_ms == FAULTS_UNTIL_MS {
