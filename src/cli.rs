@@ -43,6 +43,8 @@ pub enum Command {
     Load(crate::load::Args),
     /// Carry out load tasks of the cluster's queue
     Worker(crate::worker::Args),
+    /// Show who is there and where replicas are; drain leaves, move replicas
+    Cluster(crate::cluster::Args),
     /// Show the work queue and what died in it
     Queue(crate::queue::Args),
     /// Search, for a person

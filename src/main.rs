@@ -3,7 +3,9 @@
 //! Exit codes: 0 done, 1 failed, 2 usage.
 #![forbid(unsafe_code)]
 
+mod api;
 mod cli;
+mod cluster;
 mod config;
 mod demo;
 mod engine_queue;
@@ -58,6 +60,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Leaf(args) => leaf::run(args).await,
         Command::Load(args) => load::run(args).await,
         Command::Worker(args) => worker::run(args).await,
+        Command::Cluster(args) => cluster::run(args).await,
         Command::Queue(args) => queue::run(args).await,
         Command::Search(args) => search::run(args).await,
         Command::Health(args) => health::run(args).await,

@@ -5,16 +5,12 @@
 
 mod dead;
 mod status;
-mod table;
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use clap::Subcommand;
-use reqwest::Method;
-use serde_json::Value;
-use trawl_data::load::{Client, Reply};
 
-const TIMEOUT: Duration = Duration::from_secs(60);
+use crate::api::{Api, Common, number, print_json, table, text};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -46,18 +42,6 @@ enum Command {
     Dead(dead::Command),
 }
 
-/// What every command understands.
-#[derive(Debug, clap::Args)]
-struct Common {
-    /// A root's address
-    #[arg(long, env = "TRAWL_ENDPOINT", default_value = "http://127.0.0.1:9200", value_name = "URL")]
-    endpoint: String,
-
-    /// Print the raw answer
-    #[arg(long, env = "TRAWL_JSON")]
-    json: bool,
-}
-
 /// Exit code 0 when it was done, 1 when not.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
@@ -66,47 +50,4 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Cancel(args) => status::cancel(args).await,
         Command::Dead(command) => dead::run(command).await,
     }
-}
-
-/// A root's API.
-struct Api {
-    client: Client,
-}
-
-impl Api {
-    fn new(common: &Common) -> anyhow::Result<Self> {
-        Ok(Self { client: Client::new(&common.endpoint, TIMEOUT)? })
-    }
-
-    async fn get(&self, path: &[&str], parameters: &[(&str, &str)]) -> anyhow::Result<Value> {
-        self.answer(self.client.get_with(path, parameters).await)
-    }
-
-    async fn post(&self, path: &[&str], body: &Value) -> anyhow::Result<Value> {
-        self.answer(self.client.send_json(Method::POST, path, body).await)
-    }
-
-    fn answer(&self, reply: Result<Reply, trawl_data::load::ClientError>) -> anyhow::Result<Value> {
-        let reply = reply.map_err(|error| {
-            let hint = if error.is_connect() { " (is a cluster running there? `trawl up` starts one)" } else { "" };
-            anyhow::anyhow!("no answer from {}: {error}{hint}", self.client.endpoint())
-        })?;
-        anyhow::ensure!(reply.is_success(), "refused (status {}): {}", reply.status, reply.error_reason());
-        Ok(reply.json())
-    }
-}
-
-fn print_json(value: &Value) -> anyhow::Result<ExitCode> {
-    table::say(&serde_json::to_string_pretty(value)?);
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The text at a key; empty when there is none.
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value[key].as_str().unwrap_or_default()
-}
-
-/// A number at a key as text; a dash when there is none.
-fn number(value: &Value, key: &str) -> String {
-    value[key].as_u64().map_or_else(|| "-".to_owned(), |number| number.to_string())
 }

@@ -45,6 +45,7 @@ mod settings;
 mod sort;
 mod tasks;
 mod update;
+mod wishes;
 mod write;
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ mod catalog;
 mod fields;
 mod lifecycle;
 mod newcomers;
+mod wishes;
 
 mod engine_gate;
 mod lead;

@@ -55,7 +55,7 @@ pub(crate) async fn create(root: &Root, name: &str, index: CreateIndex, wait: Du
         created_ms: now_ms(),
         log_bytes_max: index.log_bytes_max,
         log_age_max_ms: index.log_age_max.map(|age| age.as_millis() as u64),
-        replace_after_ms: None,
+        replace_after_ms: index.replace_after.map(|time| time.as_millis() as u64),
     };
     let writes = [put_mapping_version(&record.uid, 1, &index.mapping)?, put_record(&record)?];
     let committed = commit(root, &[Guard::Absent(keys::index(name))], &writes).await;
@@ -84,6 +84,7 @@ pub(crate) async fn create_default(root: &Root, name: &str, wait: Duration) -> R
         refresh_interval: Some(REFRESH_INTERVAL),
         log_bytes_max: None,
         log_age_max: None,
+        replace_after: None,
         mapping,
     };
     let wait = wait.min(root.config.write.create_wait_max);
@@ -251,7 +252,7 @@ async fn get(root: &Root, key: &str) -> Result<Option<(Bytes, Revision)>, Error>
     Ok(entry.map(|entry| (entry.value, entry.revision)))
 }
 
-async fn commit(root: &Root, guards: &[Guard], writes: &[Write]) -> Result<Revision, Error> {
+pub(crate) async fn commit(root: &Root, guards: &[Guard], writes: &[Write]) -> Result<Revision, Error> {
     in_time(root, root.engine.store.commit(guards, writes)).await
 }
 

@@ -220,6 +220,8 @@ pub struct CreateIndex {
     pub log_bytes_max: Option<u64>,
     /// By how much all replicas of a shard may be behind before writes are refused; `None`: no limit.
     pub log_age_max: Option<Duration>,
+    /// How long a leaf may be away before its replicas are replaced; `None`: as the cluster has it.
+    pub replace_after: Option<Duration>,
     /// The mapping.
     pub mapping: Mapping,
 }
@@ -233,6 +235,10 @@ pub struct ChangeIndex {
     pub log_bytes_max: Option<Option<u64>>,
     /// See [`CreateIndex::log_age_max`].
     pub log_age_max: Option<Option<Duration>>,
+    /// See [`CreateIndex::replicas`].
+    pub replicas: Option<u32>,
+    /// See [`CreateIndex::replace_after`].
+    pub replace_after: Option<Option<Duration>>,
 }
 
 impl ChangeIndex {
@@ -243,6 +249,8 @@ impl ChangeIndex {
             refresh_interval_ms: self.refresh_interval.map_or(record.refresh_interval_ms, ms),
             log_bytes_max: self.log_bytes_max.unwrap_or(record.log_bytes_max),
             log_age_max_ms: self.log_age_max.map_or(record.log_age_max_ms, ms),
+            replicas: self.replicas.unwrap_or(record.replicas),
+            replace_after_ms: self.replace_after.map_or(record.replace_after_ms, ms),
             ..record.clone()
         }
     }
@@ -459,6 +467,8 @@ pub struct NodeStatus {
     pub alive: bool,
     /// Whether this root's connection to it works; roots: always true.
     pub connected: bool,
+    /// Whether it is to hold nothing; leaves only.
+    pub draining: bool,
 }
 
 /// State of one replica.

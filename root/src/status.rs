@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use trawl_cluster::catalog::IndexRecord;
+use trawl_cluster::catalog::{IndexRecord, Role};
 use trawl_cluster::view::{Node, View};
 use trawl_proto::{NodeName, ShardKey, v1};
 
@@ -25,7 +25,12 @@ pub(crate) async fn cluster(root: &Root) -> ClusterStatus {
     });
     let connected =
         |node: &Node| root.leaves.client(&node.record).is_some_and(|client| client.state() != ConnectionState::Broken);
-    let status = |node: &Node, connected| NodeStatus { record: node.record.clone(), alive: node.alive, connected };
+    let status = |node: &Node, connected| NodeStatus {
+        record: node.record.clone(),
+        alive: node.alive,
+        connected,
+        draining: node.record.role == Role::Leaf && view.drains.contains(&node.record.name),
+    };
     ClusterStatus {
         leader,
         roots: view.roots().map(|node| status(node, true)).collect(),

@@ -29,6 +29,7 @@ async fn create(root: &Root, name: &str, shards: u32, replicas: u32) {
         refresh_interval: None,
         log_bytes_max: None,
         log_age_max: None,
+        replace_after: None,
         mapping: mapping(),
     };
     let created = root.create_index(name, index, Duration::from_secs(20)).await.unwrap();

@@ -165,6 +165,14 @@ impl Client {
         self.send(Some(self.client.get(url))).await
     }
 
+    /// A request without a body.
+    ///
+    /// # Errors
+    /// When there is no answer; every status is an answer.
+    pub async fn call(&self, method: Method, path: &[&str]) -> Result<Reply, ClientError> {
+        self.send(self.request(method, path)).await
+    }
+
     /// `PUT` or `POST` of a JSON body.
     ///
     /// # Errors

@@ -207,6 +207,9 @@ fn trawl_node(node: &NodeStatus) -> Json {
     members.push(("grpc".to_owned(), record.grpc.as_str().into()));
     members.push(("alive".to_owned(), node.alive.into()));
     members.push(("connected".to_owned(), node.connected.into()));
+    if node.draining {
+        members.push(("draining".to_owned(), true.into()));
+    }
     members.push(("version".to_owned(), record.version.as_str().into()));
     members.push((
         "started".to_owned(),
@@ -231,6 +234,10 @@ pub(crate) fn trawl_replica(replica: &ReplicaInfo) -> Json {
         ("deleted_documents".to_owned(), status.map(|status| status.deleted_documents).into()),
         ("bytes_on_disk".to_owned(), status.map(|status| status.bytes_on_disk).into()),
     ];
+    if let Some(status) = status.filter(|status| status.copy_bytes > 0) {
+        members.push(("copy_bytes".to_owned(), status.copy_bytes.into()));
+        members.push(("copied_bytes".to_owned(), status.copied_bytes.into()));
+    }
     if let Some(reason) = status.map(|status| status.reason.as_str()).filter(|reason| !reason.is_empty()) {
         members.push(("reason".to_owned(), reason.into()));
     }

@@ -66,6 +66,7 @@ fn parse(members: &Members) -> Result<CreateIndex, Error> {
         refresh_interval: settings.refresh_interval,
         log_bytes_max: settings.log_bytes_max,
         log_age_max: settings.log_age_max,
+        replace_after: settings.replace_after,
         mapping,
     })
 }

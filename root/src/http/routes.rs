@@ -7,7 +7,7 @@ use http::{Method, StatusCode};
 
 use super::{
     bulk, by_query, call, call::Call, cat, cluster, dead_letters, document, error::ApiError, index, info, mapping,
-    mget, msearch, params::decode_segment, queue, respond::Answer, search, tasks, update,
+    mget, msearch, params::decode_segment, queue, respond::Answer, search, tasks, update, wishes,
 };
 
 /// A handler.
@@ -79,6 +79,10 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
         route!(GET, "/_trawl/dead_letters/{}/{}/{}/{}", &[], body: false, dead_letters::show),
         route!(GET, "/_cluster/health", cluster::HEALTH_PARAMS, body: false, cluster::health),
         route!(GET, "/_cluster/health/{}", cluster::HEALTH_PARAMS, body: false, cluster::health),
+        route!(POST, "/_cluster/reroute", wishes::REROUTE_PARAMS, body: true, wishes::reroute),
+        route!(PUT_POST, "/_trawl/drain/{}", &[], body: false, wishes::drain),
+        route!(GET, "/_trawl/drain/{}", &[], body: false, wishes::progress),
+        route!(DELETE, "/_trawl/drain/{}", &[], body: false, wishes::undrain),
         route!(GET, "/_nodes", &[&["timeout"]], body: false, cluster::nodes),
         route!(GET, "/_nodes/http", &[&["timeout"]], body: false, cluster::nodes),
         route!(GET, "/_nodes/_all/http", &[&["timeout"]], body: false, cluster::nodes),
@@ -88,6 +92,9 @@ static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
         route!(GET, "/_cat/shards", cat::PARAMS, body: false, cat::shards),
         route!(GET, "/_cat/shards/{}", cat::PARAMS, body: false, cat::shards),
         route!(GET, "/_cat/nodes", cat::PARAMS, body: false, cat::nodes),
+        route!(GET, "/_cat/master", cat::PARAMS, body: false, cat::master),
+        route!(GET, "/_cat/recovery", cat::PARAMS, body: false, cat::recovery),
+        route!(GET, "/_cat/recovery/{}", cat::PARAMS, body: false, cat::recovery),
         route!(GET, "/_cat/health", cat::PARAMS, body: false, cat::health),
         route!(GET, "/_cat/count", cat::PARAMS, body: false, cat::count),
         route!(GET, "/_cat/count/{}", cat::PARAMS, body: false, cat::count),

@@ -21,8 +21,12 @@ pub(crate) struct Settings {
     pub(crate) log_bytes_max: Option<u64>,
     /// `index.trawl.log_age`: by how much all replicas of a shard may be behind; `None`: no limit.
     pub(crate) log_age_max: Option<Duration>,
+    /// `index.unassigned.node_left.delayed_timeout`; `None`: the cluster's default.
+    pub(crate) replace_after: Option<Duration>,
 }
 
+const REPLACE_AFTER: &str = "unassigned.node_left.delayed_timeout";
+const REPLICAS_MAX: u32 = 100;
 const LOG_SIZE: &str = "trawl.log_size";
 const LOG_AGE: &str = "trawl.log_age";
 
@@ -39,6 +43,7 @@ impl Default for Settings {
             refresh_interval: Some(Duration::from_secs(1)),
             log_bytes_max: None,
             log_age_max: None,
+            replace_after: None,
         }
     }
 }
@@ -59,10 +64,11 @@ impl Settings {
         let short = name.strip_prefix("index.").unwrap_or(name);
         match short {
             "number_of_shards" => self.shards = number(short, value, 1, 1024)?,
-            "number_of_replicas" => self.replicas = number(short, value, 0, 100)?,
+            "number_of_replicas" => self.replicas = number(short, value, 0, REPLICAS_MAX)?,
             "refresh_interval" => self.refresh_interval = refresh_interval(value)?,
             "trawl.log_size" => self.log_bytes_max = log_size(value)?,
             "trawl.log_age" => self.log_age_max = log_age(value)?,
+            REPLACE_AFTER => self.replace_after = replace_after(value)?,
             _ => return Err(unknown(short)),
         }
         Ok(())
@@ -106,7 +112,12 @@ impl Change {
             }
             "trawl.log_size" => change.log_bytes_max = Some(value.map_or(Ok(None), log_size)?),
             "trawl.log_age" => change.log_age_max = Some(value.map_or(Ok(None), log_age)?),
-            "number_of_shards" | "number_of_replicas" => self.fixed.push(format!("index.{short}")),
+            "number_of_replicas" => {
+                let default = Settings::default().replicas;
+                change.replicas = Some(value.map_or(Ok(default), |value| number(short, value, 0, REPLICAS_MAX))?);
+            }
+            REPLACE_AFTER => change.replace_after = Some(value.map_or(Ok(None), replace_after)?),
+            "number_of_shards" => self.fixed.push(format!("index.{short}")),
             "uuid" | "creation_date" | "provided_name" => {
                 return Err(illegal(format!(
                     "can not update private setting [index.{short}]; this setting is managed by Trawl"
@@ -149,6 +160,10 @@ fn log_age(value: &Json) -> Result<Option<Duration>, Error> {
             age => Ok(Some(age)),
         },
     }
+}
+
+fn replace_after(value: &Json) -> Result<Option<Duration>, Error> {
+    params::duration(keys::text(value, REPLACE_AFTER)?.trim(), "index.unassigned.node_left.delayed_timeout").map(Some)
 }
 
 fn too_little(short: &str, text: &str, least: &str) -> Error {
@@ -199,6 +214,9 @@ pub(crate) fn shown(record: &IndexRecord, flat: bool) -> Json {
     if record.log_age_max_ms.is_some() {
         members.push((LOG_AGE.to_owned(), time(record.log_age_max_ms).into()));
     }
+    if record.replace_after_ms.is_some() {
+        members.push((REPLACE_AFTER.to_owned(), time(record.replace_after_ms).into()));
+    }
     under_index(members, flat)
 }
 
@@ -216,7 +234,7 @@ fn under_index(members: Members, flat: bool) -> Json {
     object! { "index" => nested(members) }
 }
 
-/// `a.b` becomes `b` inside of `a`.
+/// `a.b` becomes `b` inside of `a`, however deep.
 fn nested(members: Members) -> Members {
     let mut nested = Members::new();
     for (name, value) in members {
@@ -230,7 +248,11 @@ fn nested(members: Members) -> Members {
             _ => nested.push((outer.to_owned(), Json::Object(vec![inner]))),
         }
     }
-    nested
+    let deeper = |value| match value {
+        Json::Object(members) => Json::Object(self::nested(members)),
+        value => value,
+    };
+    nested.into_iter().map(|(name, value)| (name, deeper(value))).collect()
 }
 
 #[cfg(test)]
@@ -274,6 +296,7 @@ mod tests {
             refresh_interval: Some(None),
             log_bytes_max: Some(Some(1 << 20)),
             log_age_max: Some(Some(Duration::from_secs(5))),
+            ..ChangeIndex::default()
         };
         for text in [
             r#"{"refresh_interval":-1,"trawl":{"log_size":"1mb","log_age":"5s"}}"#,
@@ -285,6 +308,9 @@ mod tests {
         let back = change(r#"{"refresh_interval":null,"trawl":{"log_size":null}}"#).unwrap().change;
         assert_eq!((back.refresh_interval, back.log_bytes_max), (Some(Some(Duration::from_secs(1))), Some(None)));
         assert_eq!(back.log_age_max, None);
+        let copies = change(r#"{"index":{"number_of_replicas":2,"unassigned":{"node_left":{"delayed_timeout":"0"}}}}"#);
+        let copies = copies.unwrap().change;
+        assert_eq!((copies.replicas, copies.replace_after), (Some(2), Some(Some(Duration::ZERO))));
         assert_eq!(change(r#"{"index.number_of_shards":2}"#).unwrap().fixed, ["index.number_of_shards"]);
         for (text, reason) in [
             (r#"{"foo":1}"#, "unknown setting [index.foo] "),

@@ -6,7 +6,7 @@ use std::io::Write;
 const LAST_MAX: usize = 120;
 
 /// Rows under a heading; prints nothing when there are none.
-pub(super) fn print(heading: &[&str], rows: &[Vec<String>]) {
+pub fn print(heading: &[&str], rows: &[Vec<String>]) {
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
@@ -21,18 +21,18 @@ pub(super) fn print(heading: &[&str], rows: &[Vec<String>]) {
 }
 
 /// Prints a line; to whoever has stopped listening (`| head`) nothing is said.
-pub(super) fn say(line: &str) {
+pub fn say(line: &str) {
     writeln!(std::io::stdout(), "{line}").ok();
 }
 
 /// The text on one line, without anything that a terminal would obey.
-pub(super) fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let shown: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LAST_MAX + 1).collect();
     if shown.chars().count() <= LAST_MAX { shown } else { shown.chars().take(LAST_MAX).chain(['…']).collect() }
 }
 
 /// A size as a person reads it.
-pub(super) fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     match bytes {
         0..1_000 => format!("{bytes} B"),
         1_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
