@@ -65,7 +65,8 @@ pub(crate) async fn run(
             changed = leading.changed() => if changed.is_err() { break },
             () = lead => {
                 // Fenced off: the lease will say so as well.
-                tracing::warn!(?epoch, "another root leads");
+                root.metrics.fenced.inc();
+                tracing::warn!(?epoch, "refused by the engine: another root leads");
                 if leading.changed().await.is_err() { break }
             }
         }

@@ -43,6 +43,8 @@ pub struct Metrics {
     pub dead_letters: LetterGauges,
     /// 1 while this root leads.
     pub leading: Gauge,
+    /// Times that this root, thinking that it led, was refused by the engine.
+    pub fenced: Counter,
     /// What was refused, by the limit that was reached.
     pub refusals: Refusals,
     /// Logs that lost history and were repaired by this root.
@@ -69,6 +71,7 @@ impl Metrics {
             operations_skipped: Counter::default(),
             dead_letters: LetterGauges::default(),
             leading: Gauge::default(),
+            fenced: Counter::default(),
             refusals: Refusals::default(),
             incarnations_begun: Counter::default(),
         };
@@ -121,6 +124,8 @@ impl Metrics {
         );
         metrics.dead_letters.register(registry);
         registry.register("leading", "1 while this root leads", metrics.leading.clone());
+        let help = "Times that this root's control-plane writes were refused because another root leads";
+        registry.register("fenced", help, metrics.fenced.clone());
         let help = "Requests and operations that were refused, by the limit that was reached";
         registry.register("limit_refusals", help, metrics.refusals.0.clone());
         let help = "Logs that had lost history and went on behind what a replica held";
