@@ -6,7 +6,7 @@ use trawl_cluster::catalog::{AssignmentRecord, IndexRecord, keys};
 use trawl_cluster::store::{Guard, Revision, Write};
 use trawl_cluster::{Error, View};
 use trawl_data::routing::SLOTS;
-use trawl_proto::{IndexUid, NodeName, ShardKey};
+use trawl_proto::{IndexUid, NodeName, ShardKey, v1};
 
 use super::Leader;
 use super::placement::{Assign, Step};
@@ -21,6 +21,8 @@ impl Leader<'_> {
         let mut by_index: BTreeMap<IndexUid, Vec<Assign>> = BTreeMap::new();
         for step in steps {
             match step {
+                // Tried again in the next round.
+                Step::Assign(assign) if !self.may_drop(view, &assign).await => {}
                 Step::Assign(assign) => by_index.entry(assign.shard.index_uid.clone()).or_default().push(assign),
                 Step::Refuse { shard, from, reason } => {
                     tracing::warn!(%shard, %from, reason, "a move that was asked for cannot be");
@@ -72,6 +74,32 @@ impl Leader<'_> {
             tracing::info!(index = record.name, shard = shard.number, ?leaves, ?leaving, reason, "assigned");
         }
         Ok(revision)
+    }
+
+    /// Whether nobody is let go, or one of those that stay says itself that it serves: for as long as the lease time the
+    /// view may show a leaf as serving that has lost its disk meanwhile.
+    async fn may_drop(&self, view: &View, assign: &Assign) -> bool {
+        if dropped(view, assign).next().is_none() {
+            return true;
+        }
+        let timeout = self.root.config.leaves.status_timeout;
+        let staying = assign.leaves.iter().filter(|leaf| !assign.leaving.contains(*leaf));
+        let calls = staying.filter_map(|leaf| {
+            let client = self.root.leaves.by_name(view, leaf)?;
+            let index_uids = vec![assign.shard.index_uid.0.clone()];
+            let request = v1::StatusRequest { index_uids, ..Default::default() };
+            Some(async move { client.status(request, timeout).await.ok() })
+        });
+        let answers = futures::future::join_all(calls).await;
+        let is_served = |replica: &v1::ReplicaStatus| {
+            replica.shard.as_ref().is_some_and(|shard| ShardKey::from(shard) == assign.shard)
+                && replica.state() == v1::replica_status::State::Serving
+        };
+        let confirmed = answers.iter().flatten().any(|answer| answer.replicas.iter().any(is_served));
+        if !confirmed {
+            tracing::info!(shard = %assign.shard, "nobody is let go before one that stays says that it serves");
+        }
+        confirmed
     }
 
     async fn forget_move(&self, view: &View, shard: &ShardKey, from: &NodeName) -> Result<Option<Revision>, Error> {
