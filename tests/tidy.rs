@@ -92,7 +92,7 @@ fn paths_named_in_the_documents_exist() {
             let first = name.split('/').next().unwrap();
             let in_tree =
                 ["src", "tests", "proto", "data", "cluster", "leaf", "root", "bench", "deploy"].contains(&first);
-            if looks_like_a_path && in_tree {
+            if looks_like_a_path && (in_tree || name.ends_with(".rs")) {
                 let path = root().join(name.trim_end_matches('/'));
                 assert!(path.exists() || path.with_extension("rs").exists(), "{document} names {name}");
             }
