@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod bounds;
+pub mod claims;
 pub mod crash;
 pub mod letters;
 pub mod logs;
@@ -48,12 +49,14 @@ macro_rules! conformance_suite {
             tails_resume_at_every_position, trimming_while_tailing_leaves_nothing_out);
         $crate::conformance_suite!($fresh, bounds: message_ids_are_bounded, message_ids_are_forgotten_in_time);
         $crate::conformance_suite!($fresh, queue:
-            tasks_are_claimed_in_order_and_finished, two_workers_never_share_a_task,
-            a_claim_that_ran_out_is_taken_over, a_claim_that_ran_out_is_lost_though_nobody_took_over,
-            extending_keeps_the_claim_and_the_progress, giving_back_delays_and_counts,
+            tasks_are_claimed_in_order_and_finished, giving_back_delays_and_counts,
             a_task_dies_after_its_attempts, dead_tasks_are_replayed_and_dropped,
             cancelling_reaches_ready_and_claimed_tasks, a_key_is_one_task, the_queue_is_bounded, sizes_are_limited,
-            tasks_are_listed_in_pages, an_append_needs_its_claim, tasks_outlive_the_engine);
+            tasks_are_listed_in_pages, tasks_outlive_the_engine);
+        $crate::conformance_suite!($fresh, claims:
+            two_workers_never_share_a_task, a_claim_that_ran_out_is_taken_over,
+            a_claim_that_ran_out_is_lost_though_nobody_took_over, extending_keeps_the_claim_and_the_progress,
+            an_append_needs_its_claim);
         $crate::conformance_suite!($fresh, letters:
             a_letter_is_kept_once, replicas_may_record_at_once, a_removed_letter_does_not_come_back,
             old_letters_make_room, letters_are_listed_in_pages, letters_go_with_their_log,

@@ -6,9 +6,11 @@ use std::path::Path;
 
 use prost::Message;
 use serde_json::json;
+use tokio::task::JoinHandle;
 use tonic::transport::Channel;
-use trawl_cluster::catalog::{AssignmentRecord, IndexRecord};
+use trawl_cluster::catalog::{AssignmentRecord, IndexRecord, keys};
 use trawl_cluster::shard_log::{Append, Appended};
+use trawl_cluster::store::Write;
 use trawl_cluster::{EngineOptions, connect};
 use trawl_proto::v1::leaf_client::LeafClient;
 use trawl_proto::v1::operation::Kind;

@@ -23,19 +23,7 @@ impl Cluster {
     }
 
     pub(super) async fn create_index(&self, name: &str, uid: &str, shards: u32, refresh_interval_ms: Option<u64>) {
-        let record = IndexRecord {
-            format: 1,
-            name: name.to_owned(),
-            uid: uid.into(),
-            shards,
-            replicas: 0,
-            refresh_interval_ms,
-            mapping_version: 1,
-            created_ms: 0,
-            log_bytes_max: None,
-            log_age_max_ms: None,
-            replace_after_ms: None,
-        };
+        let record = IndexRecord { refresh_interval_ms, ..IndexRecord::new(name, uid.into(), shards, 0) };
         let mapping = json!({"properties": {"title": {"type": "text"}, "n": {"type": "long"}}});
         let assignment = AssignmentRecord { format: 1, leaves: vec!["leaf-0".into()], leaving: Vec::new() };
         let put = |key: String, value: Vec<u8>| Write::Put(key, value.into());
