@@ -53,6 +53,23 @@ pub struct IndexRecord {
 }
 
 impl IndexRecord {
+    /// One with its first mapping version and the cluster's limits, refreshed on demand only.
+    pub fn new(name: &str, uid: IndexUid, shards: u32, replicas: u32) -> Self {
+        Self {
+            format: 1,
+            name: name.to_owned(),
+            uid,
+            shards,
+            replicas,
+            refresh_interval_ms: None,
+            mapping_version: 1,
+            created_ms: 0,
+            log_bytes_max: None,
+            log_age_max_ms: None,
+            replace_after_ms: None,
+        }
+    }
+
     /// The keys of all its shards, in order.
     pub fn shard_keys(&self) -> impl Iterator<Item = ShardKey> + '_ {
         (0..self.shards).map(|number| ShardKey { index_uid: self.uid.clone(), number })

@@ -147,19 +147,7 @@ mod tests {
     fn view(names: &[&str]) -> View {
         let mut view = View::default();
         for name in names {
-            let record = IndexRecord {
-                format: 1,
-                name: (*name).to_owned(),
-                uid: IndexUid(format!("uid-{name}")),
-                shards: 1,
-                replicas: 0,
-                refresh_interval_ms: None,
-                mapping_version: 1,
-                created_ms: 0,
-                log_bytes_max: None,
-                log_age_max_ms: None,
-                replace_after_ms: None,
-            };
+            let record = IndexRecord::new(name, IndexUid(format!("uid-{name}")), 1, 0);
             view.indices.insert((*name).to_owned(), Arc::new(record));
         }
         view

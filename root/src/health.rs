@@ -116,19 +116,7 @@ mod tests {
     use super::*;
 
     fn view() -> View {
-        let record = IndexRecord {
-            format: 1,
-            name: "books".to_owned(),
-            uid: "u".into(),
-            shards: 2,
-            replicas: 1,
-            refresh_interval_ms: None,
-            mapping_version: 1,
-            created_ms: 0,
-            log_bytes_max: None,
-            log_age_max_ms: None,
-            replace_after_ms: None,
-        };
+        let record = IndexRecord::new("books", "u".into(), 2, 1);
         let mut view = View::default();
         for shard in record.shard_keys() {
             let leaves = vec![NodeName::from("leaf-0"), NodeName::from("leaf-1")];

@@ -25,7 +25,7 @@ use crate::root::Root;
 const ATTEMPTS_MAX: usize = 10;
 
 /// Most extra replicas.
-const REPLICAS_MAX: u32 = 100;
+pub(crate) const REPLICAS_MAX: u32 = 100;
 
 /// How long this root's view may take to show what was committed.
 const VIEW_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,17 +45,12 @@ pub(crate) async fn create(root: &Root, name: &str, index: CreateIndex, wait: Du
         return Err(exists(there));
     }
     let record = IndexRecord {
-        format: 1,
-        name: name.to_owned(),
-        uid: new_uid(),
-        shards: index.shards,
-        replicas: index.replicas,
         refresh_interval_ms: index.refresh_interval.map(|interval| interval.as_millis() as u64),
-        mapping_version: 1,
         created_ms: now_ms(),
         log_bytes_max: index.log_bytes_max,
         log_age_max_ms: index.log_age_max.map(|age| age.as_millis() as u64),
         replace_after_ms: index.replace_after.map(|time| time.as_millis() as u64),
+        ..IndexRecord::new(name, new_uid(), index.shards, index.replicas)
     };
     let writes = [put_mapping_version(&record.uid, 1, &index.mapping)?, put_record(&record)?];
     let committed = commit(root, &[Guard::Absent(keys::index(name))], &writes).await;

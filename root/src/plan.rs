@@ -157,19 +157,7 @@ mod tests {
     use super::*;
 
     fn index(shards: u32) -> Arc<IndexRecord> {
-        Arc::new(IndexRecord {
-            format: 1,
-            name: "books".to_owned(),
-            uid: "u".into(),
-            shards,
-            replicas: 1,
-            refresh_interval_ms: Some(1000),
-            mapping_version: 1,
-            created_ms: 0,
-            log_bytes_max: None,
-            log_age_max_ms: None,
-            replace_after_ms: None,
-        })
+        Arc::new(IndexRecord { refresh_interval_ms: Some(1000), ..IndexRecord::new("books", "u".into(), shards, 1) })
     }
 
     /// Shard n is served by leaves n and n + 1 of four.

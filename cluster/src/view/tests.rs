@@ -47,19 +47,7 @@ fn put_node(record: &NodeRecord) -> Write {
 }
 
 fn index(name: &str, uid: &str) -> IndexRecord {
-    IndexRecord {
-        format: 1,
-        name: name.into(),
-        uid: uid.into(),
-        shards: 2,
-        replicas: 1,
-        refresh_interval_ms: None,
-        mapping_version: 1,
-        created_ms: 0,
-        log_bytes_max: None,
-        log_age_max_ms: None,
-        replace_after_ms: None,
-    }
+    IndexRecord::new(name, uid.into(), 2, 1)
 }
 
 struct Setup {

@@ -145,19 +145,7 @@ mod tests {
     use super::*;
 
     fn records(shards: u32) -> HashMap<String, Result<Arc<IndexRecord>, Error>> {
-        let record = IndexRecord {
-            format: 1,
-            name: "books".to_owned(),
-            uid: "u".into(),
-            shards,
-            replicas: 1,
-            refresh_interval_ms: None,
-            mapping_version: 1,
-            created_ms: 0,
-            log_bytes_max: None,
-            log_age_max_ms: None,
-            replace_after_ms: None,
-        };
+        let record = IndexRecord::new("books", "u".into(), shards, 1);
         HashMap::from([("books".to_owned(), Ok(Arc::new(record)))])
     }
 

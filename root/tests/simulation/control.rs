@@ -54,18 +54,19 @@ impl Shape {
     fn draw(rng: &mut StdRng) -> Self {
         let leaves = rng.random_range(3..=5);
         let indices: Vec<_> = (0..rng.random_range(1..=2))
-            .map(|number| IndexRecord {
-                format: 1,
-                name: format!("index-{number}"),
-                uid: format!("uid-{number}").as_str().into(),
-                shards: rng.random_range(1..=3),
-                replicas: rng.random_range(1..=2),
-                refresh_interval_ms: Some(1_000),
-                mapping_version: 1,
-                created_ms: 0,
-                log_bytes_max: rng.random_bool(0.3).then(|| rng.random_range(2_000..8_000)),
-                log_age_max_ms: None,
-                replace_after_ms: Some(rng.random_range(0..4_000)),
+            .map(|number| {
+                let (shards, replicas) = (rng.random_range(1..=3), rng.random_range(1..=2));
+                IndexRecord {
+                    refresh_interval_ms: Some(1_000),
+                    log_bytes_max: rng.random_bool(0.3).then(|| rng.random_range(2_000..8_000)),
+                    replace_after_ms: Some(rng.random_range(0..4_000)),
+                    ..IndexRecord::new(
+                        &format!("index-{number}"),
+                        format!("uid-{number}").as_str().into(),
+                        shards,
+                        replicas,
+                    )
+                }
             })
             .collect();
         Self { roots: rng.random_range(2..=3), leaves, zones: rng.random_bool(0.3), indices }
