@@ -18,11 +18,13 @@ impl Leader<'_> {
     /// All of them, on the view that they were decided on; the revision of the last commit.
     pub(super) async fn carry_out(&self, view: &View, steps: Vec<Step>) -> Result<Option<Revision>, Error> {
         let mut revision = None;
+        let serving = self.confirmed(view, &steps).await;
         let mut by_index: BTreeMap<IndexUid, Vec<Assign>> = BTreeMap::new();
         for step in steps {
             match step {
-                // Tried again in the next round.
-                Step::Assign(assign) if !self.may_drop(view, &assign).await => {}
+                Step::Assign(assign) if !may_drop(view, &assign, &serving) => {
+                    tracing::info!(shard = %assign.shard, "nobody is let go before one that stays says that it serves");
+                }
                 Step::Assign(assign) => by_index.entry(assign.shard.index_uid.clone()).or_default().push(assign),
                 Step::Refuse { shard, from, reason } => {
                     tracing::warn!(%shard, %from, reason, "a move that was asked for cannot be");
@@ -76,30 +78,34 @@ impl Leader<'_> {
         Ok(revision)
     }
 
-    /// Whether nobody is let go, or one of those that stay says itself that it serves: for as long as the lease time the
-    /// view may show a leaf as serving that has lost its disk meanwhile.
-    async fn may_drop(&self, view: &View, assign: &Assign) -> bool {
-        if dropped(view, assign).next().is_none() {
-            return true;
+    /// Replicas that say themselves that they serve, of those that stay where others are let go. For as long as the lease
+    /// time the view may show a leaf as serving that has lost its disk meanwhile.
+    async fn confirmed(&self, view: &View, steps: &[Step]) -> BTreeSet<(ShardKey, NodeName)> {
+        let mut asked: BTreeMap<&NodeName, BTreeSet<&IndexUid>> = BTreeMap::new();
+        for step in steps {
+            if let Step::Assign(assign) = step
+                && dropped(view, assign).next().is_some()
+            {
+                staying(assign).for_each(|leaf| {
+                    asked.entry(leaf).or_default().insert(&assign.shard.index_uid);
+                });
+            }
         }
-        let timeout = self.root.config.leaves.status_timeout;
-        let staying = assign.leaves.iter().filter(|leaf| !assign.leaving.contains(*leaf));
-        let calls = staying.filter_map(|leaf| {
+        let calls = asked.into_iter().filter_map(|(leaf, uids)| {
             let client = self.root.leaves.by_name(view, leaf)?;
-            let index_uids = vec![assign.shard.index_uid.0.clone()];
+            let index_uids = uids.into_iter().map(|uid| uid.0.clone()).collect();
             let request = v1::StatusRequest { index_uids, ..Default::default() };
-            Some(async move { client.status(request, timeout).await.ok() })
+            Some(async move { (leaf, client.status(request, self.root.config.leaves.status_timeout).await) })
         });
-        let answers = futures::future::join_all(calls).await;
-        let is_served = |replica: &v1::ReplicaStatus| {
-            replica.shard.as_ref().is_some_and(|shard| ShardKey::from(shard) == assign.shard)
-                && replica.state() == v1::replica_status::State::Serving
-        };
-        let confirmed = answers.iter().flatten().any(|answer| answer.replicas.iter().any(is_served));
-        if !confirmed {
-            tracing::info!(shard = %assign.shard, "nobody is let go before one that stays says that it serves");
+        let mut serving = BTreeSet::new();
+        for (leaf, answer) in futures::future::join_all(calls).await {
+            for replica in answer.into_iter().flat_map(|answer| answer.replicas) {
+                if replica.state() == v1::replica_status::State::Serving {
+                    serving.extend(replica.shard.as_ref().map(|shard| (shard.into(), leaf.clone())));
+                }
+            }
         }
-        confirmed
+        serving
     }
 
     async fn forget_move(&self, view: &View, shard: &ShardKey, from: &NodeName) -> Result<Option<Revision>, Error> {
@@ -124,6 +130,16 @@ fn guard(view: &View, key: String) -> Option<Guard> {
 fn dropped<'v>(view: &'v View, assign: &'v Assign) -> impl Iterator<Item = &'v NodeName> {
     let before = view.assignments.get(&assign.shard).map_or(&[][..], |record| &record.leaves);
     before.iter().filter(|leaf| !assign.leaves.contains(leaf))
+}
+
+fn staying(assign: &Assign) -> impl Iterator<Item = &NodeName> {
+    assign.leaves.iter().filter(|leaf| !assign.leaving.contains(*leaf))
+}
+
+/// Whether nobody is let go, or one of those that stay serves for certain; else it is tried again in the next round.
+fn may_drop(view: &View, assign: &Assign, serving: &BTreeSet<(ShardKey, NodeName)>) -> bool {
+    dropped(view, assign).next().is_none()
+        || staying(assign).any(|leaf| serving.contains(&(assign.shard.clone(), leaf.clone())))
 }
 
 /// Indices of which something is left although their record is gone, with their shards as far as known:
@@ -162,19 +178,7 @@ mod tests {
         assert_eq!(removals(&view), [("gone".into(), vec![ShardKey::new("gone", 0)])]);
         view.assignments.clear();
         assert!(matches!(&removals(&view)[..], [(_, shards)] if shards.len() == SLOTS as usize));
-        let record = IndexRecord {
-            format: 1,
-            name: "back".to_owned(),
-            uid: "gone".into(),
-            shards: 1,
-            replicas: 0,
-            refresh_interval_ms: None,
-            mapping_version: 1,
-            created_ms: 0,
-            log_bytes_max: None,
-            log_age_max_ms: None,
-            replace_after_ms: None,
-        };
+        let record = IndexRecord::new("back", "gone".into(), 1, 0);
         view.uids.insert("gone".into(), Arc::new(record));
         assert_eq!(removals(&view), []);
     }
