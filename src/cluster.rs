@@ -1,6 +1,9 @@
 //! `trawl cluster`: who is there, who leads, where replicas are, and having them go elsewhere.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use clap::Subcommand;
 use reqwest::Method;
@@ -10,6 +13,8 @@ use crate::api::{Api, Common, number, print_json, table, text};
 
 /// How often a drain is looked at.
 const POLL: Duration = Duration::from_millis(500);
+/// When nothing has moved for so long, it is said why that may be.
+const STUCK: Duration = Duration::from_secs(15);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -221,13 +226,20 @@ async fn drain(args: DrainArgs) -> anyhow::Result<ExitCode> {
     let api = Api::new(&args.common)?;
     let path = ["_trawl", "drain", args.leaf.as_str()];
     let mut drain = api.send(Method::PUT, &path).await?;
-    let mut last = None;
+    let (mut last, mut moved_at) = (None, Some(Instant::now()));
     while !args.no_wait && drain["safe_to_remove"] != true {
         let left = drain["replicas"].as_u64();
         if last != left && !args.common.json {
             table::say(&format!("{} replicas are still on {}", number(&drain, "replicas"), args.leaf));
+            (last, moved_at) = (left, Some(Instant::now()));
         }
-        last = left;
+        if moved_at.is_some_and(|at| at.elapsed() > STUCK) && !args.common.json {
+            table::say(
+                "nothing has moved for a while: each copy of a shard needs a live leaf of its own that is not drained \
+                 (`trawl cluster leaves`), and copies take their time (`trawl cluster shards`); Ctrl-C ends the waiting only",
+            );
+            moved_at = None;
+        }
         tokio::time::sleep(POLL).await;
         drain = api.get(&path, &[]).await?;
         anyhow::ensure!(drain["draining"] == true, "the drain of {} was taken back", args.leaf);

@@ -63,25 +63,42 @@ pub(crate) fn drain(root: &Root, leaf: &NodeName) -> Result<Drain, Error> {
     Ok(Drain { draining, holds })
 }
 
-/// Has a replica go from one leaf to another.
+/// A replica that is to go from one leaf to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Move {
+    /// Name of the index.
+    pub(crate) index: String,
+    /// Number of the shard.
+    pub(crate) shard: u32,
+    /// Who has the replica.
+    pub(crate) from: NodeName,
+    /// Who is to have it.
+    pub(crate) to: NodeName,
+}
+
+/// Has replicas go elsewhere: all of these or, when one of them cannot, none.
 ///
 /// # Errors
 /// [`Error::NoSuchIndex`]; [`Error::Invalid`] that says why it cannot be. What shows later that it cannot be,
 /// the leader refuses in its log.
-pub(crate) async fn move_replica(
-    root: &Root,
-    index: &str,
-    number: u32,
-    from: &NodeName,
-    to: &NodeName,
-) -> Result<(), Error> {
+pub(crate) async fn move_replicas(root: &Root, moves: &[Move]) -> Result<(), Error> {
     let view = root.viewer.view();
-    let record = view.indices.get(index).ok_or_else(|| Error::NoSuchIndex(index.to_owned()))?;
-    let shard = ShardKey { index_uid: record.uid.clone(), number };
+    let writes = moves.iter().map(|wish| wished(&view, wish)).collect::<Result<Vec<_>, _>>()?;
+    if writes.is_empty() {
+        return Ok(());
+    }
+    let revision = commit(root, &[], &writes).await?;
+    root.viewer.at_least(revision, VIEW_TIMEOUT).await;
+    Ok(())
+}
+
+fn wished(view: &View, Move { index, shard, from, to }: &Move) -> Result<Write, Error> {
+    let record = view.indices.get(index).ok_or_else(|| Error::NoSuchIndex(index.clone()))?;
+    let key = ShardKey { index_uid: record.uid.clone(), number: *shard };
     let refused = |why: String| {
-        Error::illegal_argument(format!("[move] of shard {number} of [{index}] from {from} to {to}: {why}"))
+        Error::illegal_argument(format!("[move] of shard {shard} of [{index}] from {from} to {to}: {why}"))
     };
-    let Some(assignment) = view.assignments.get(&shard) else {
+    let Some(assignment) = view.assignments.get(&key) else {
         return Err(refused(format!("the index has {} shards", record.shards)));
     };
     let holders: Vec<&str> = assignment.staying().map(NodeName::as_str).collect();
@@ -91,15 +108,12 @@ pub(crate) async fn move_replica(
     if holders.contains(&to.as_str()) {
         return Err(refused(format!("{to} holds it already")));
     }
-    is_known(&view, to)?;
+    is_known(view, to)?;
     if view.drains.contains(to) {
         return Err(refused(format!("{to} is being drained")));
     }
     let record = MoveRecord { format: 1, to: to.clone(), since_ms: now_ms() };
-    let write = Write::Put(keys::move_from(&shard, from), encode(&record)?);
-    let revision = commit(root, &[], &[write]).await?;
-    root.viewer.at_least(revision, VIEW_TIMEOUT).await;
-    Ok(())
+    Ok(Write::Put(keys::move_from(&key, from), encode(&record)?))
 }
 
 fn is_known(view: &View, leaf: &NodeName) -> Result<(), Error> {

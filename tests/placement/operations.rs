@@ -26,6 +26,23 @@ async fn held(client: &Client, leaf: &str) -> usize {
     replicas(client).await.iter().filter(|(holder, ..)| holder == leaf).count()
 }
 
+/// What cannot be is refused by name, and of several moves none is made then.
+async fn refusals(client: &Client, gone_from: &str, holder: &str) {
+    let reroute = async |commands: serde_json::Value| {
+        let answer = client.post("/_cluster/reroute", json!({"commands": commands})).await;
+        (answer.status, answer.body["error"]["reason"].as_str().unwrap_or_default().to_owned())
+    };
+    let to = |from: &str, to: &str| json!({"move": {"index": "spread", "shard": 0, "from_node": from, "to_node": to}});
+    let (status, reason) = reroute(json!([to(holder, gone_from), to(gone_from, holder)])).await;
+    assert!(status == 400 && reason.contains(&format!("{gone_from} does not hold it")), "{reason}");
+    let (status, reason) = reroute(json!([to(holder, "leaf-9")])).await;
+    assert!(status == 400 && reason.contains("there is no leaf [leaf-9]"), "{reason}");
+    let (status, reason) = reroute(json!([{"allocate": {}}])).await;
+    assert!(status == 400 && reason.contains("unknown command [allocate]"), "{reason}");
+    let drain = client.try_send("PUT", "/_trawl/drain/leaf-9", None, &[]).await.unwrap();
+    assert!(drain.status == 400 && drain.text.contains("there is no leaf [leaf-9]"), "{}", drain.text);
+}
+
 /// The client's root stays; everything else is ended and started again, one after the other.
 async fn restart_all_but(cluster: &Cluster, client: &Client, root: &str) {
     for process in cluster.processes().into_iter().filter(|process| process.name != root) {
@@ -77,6 +94,13 @@ async fn drain_move_replica_count_and_rolling_restart_cost_no_request() {
             && !now.iter().any(|(leaf, shard, ..)| leaf == holders[0] && *shard == 0)
     })
     .await;
+
+    refusals(&client, holders[0], to).await;
+    let master = client.get("/_cat/master?format=json&h=node,epoch").await;
+    assert!(master.body[0]["node"].as_str().unwrap().starts_with("root-"), "{}", master.text);
+    let recovery = client.get("/_cat/recovery/spread?format=json").await;
+    assert!(recovery.body.as_array().unwrap().iter().any(|row| row["stage"] == "done"), "{}", recovery.text);
+    assert_eq!(client.get("/_cat/recovery?active_only=true&format=json").await.body, json!([]));
 
     for copies in [2_usize, 1] {
         let set = client.put("/spread/_settings", json!({"index": {"number_of_replicas": copies}})).await;

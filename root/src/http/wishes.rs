@@ -9,7 +9,7 @@ use super::{
     keys,
     respond::Answer,
 };
-use crate::wishes::{self, Drain};
+use crate::wishes::{self, Drain, Move};
 
 /// Parameters of `_cluster/reroute`.
 pub(crate) const REROUTE_PARAMS: &[&[&str]] = &[&["timeout", "master_timeout", "metric"]];
@@ -22,45 +22,34 @@ pub(crate) async fn reroute(call: Call) -> Result<Answer, ApiError> {
             return Err(illegal(format!("unknown key [{key}]; known is [commands], a list")).into());
         };
         for command in commands {
-            moves.push(Move::parse(command)?);
+            moves.push(parse(command)?);
         }
     }
-    for Move { index, shard, from, to } in &moves {
-        wishes::move_replica(call.root(), index, *shard, from, to).await?;
-    }
+    wishes::move_replicas(call.root(), &moves).await?;
     Ok(Answer::ok(object! { "acknowledged" => true }))
 }
 
-struct Move {
-    index: String,
-    shard: u32,
-    from: NodeName,
-    to: NodeName,
-}
-
-impl Move {
-    fn parse(command: &Json) -> Result<Self, ApiError> {
-        let members = keys::object(command, "commands")?;
-        let [(name, body)] = members.as_slice() else {
-            return Err(illegal("each of [commands] is an object with one key, [move]").into());
-        };
-        if name != "move" {
-            return Err(illegal(format!("unknown command [{name}]; known is [move]")).into());
+fn parse(command: &Json) -> Result<Move, ApiError> {
+    let members = keys::object(command, "commands")?;
+    let [(name, body)] = members.as_slice() else {
+        return Err(illegal("each of [commands] is an object with one key, [move]").into());
+    };
+    if name != "move" {
+        return Err(illegal(format!("unknown command [{name}]; known is [move]")).into());
+    }
+    let (mut index, mut shard, mut from, mut to) = (None, None, None, None);
+    for (key, value) in keys::object(body, "move")? {
+        match key.as_str() {
+            "index" => index = Some(keys::text(value, "index")?.to_string()),
+            "shard" => shard = keys::shown(value).parse().ok(),
+            "from_node" => from = Some(NodeName(keys::text(value, "from_node")?.to_string())),
+            "to_node" => to = Some(NodeName(keys::text(value, "to_node")?.to_string())),
+            _ => return Err(illegal(format!("[move] has an unknown key [{key}]")).into()),
         }
-        let (mut index, mut shard, mut from, mut to) = (None, None, None, None);
-        for (key, value) in keys::object(body, "move")? {
-            match key.as_str() {
-                "index" => index = Some(keys::text(value, "index")?.to_string()),
-                "shard" => shard = keys::shown(value).parse().ok(),
-                "from_node" => from = Some(NodeName(keys::text(value, "from_node")?.to_string())),
-                "to_node" => to = Some(NodeName(keys::text(value, "to_node")?.to_string())),
-                _ => return Err(illegal(format!("[move] has an unknown key [{key}]")).into()),
-            }
-        }
-        match (index, shard, from, to) {
-            (Some(index), Some(shard), Some(from), Some(to)) => Ok(Self { index, shard, from, to }),
-            _ => Err(illegal("[move] takes [index], [shard] (a number), [from_node] and [to_node]").into()),
-        }
+    }
+    match (index, shard, from, to) {
+        (Some(index), Some(shard), Some(from), Some(to)) => Ok(Move { index, shard, from, to }),
+        _ => Err(illegal("[move] takes [index], [shard] (a number), [from_node] and [to_node]").into()),
     }
 }
 
