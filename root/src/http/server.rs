@@ -21,8 +21,8 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, tcp::OwnedReadHalf};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
@@ -87,8 +87,9 @@ pub(crate) async fn serve(
 
 async fn connection(stream: TcpStream, app: Router, limits: HttpLimits, refusals: Refusals, ending: CancellationToken) {
     let activity = Arc::new(Mutex::new(Activity { at_work: false, since: Instant::now(), head_begun: false }));
+    let (reader, writer) = stream.into_split();
     let watched = Watched {
-        stream,
+        reader,
         activity: activity.clone(),
         idle: limits.idle_time_max,
         header: limits.header_time_max,
@@ -106,7 +107,7 @@ async fn connection(stream: TcpStream, app: Router, limits: HttpLimits, refusals
     });
     let serving = http1::Builder::new()
         .header_read_timeout(None)
-        .serve_connection(TokioIo::new(watched), TowerToHyperService::new(service));
+        .serve_connection(TokioIo::new(tokio::io::join(watched, writer)), TowerToHyperService::new(service));
     tokio::pin!(serving);
     let served = tokio::select! {
         served = &mut serving => served,
@@ -150,9 +151,9 @@ struct Activity {
     head_begun: bool,
 }
 
-/// A stream that fails when its peer takes too long for a request to begin, or for its head.
+/// The reading half of a connection, which fails when the peer takes too long for a request to begin, or for its head.
 struct Watched {
-    stream: TcpStream,
+    reader: OwnedReadHalf,
     activity: Arc<Mutex<Activity>>,
     idle: Duration,
     header: Duration,
@@ -182,7 +183,7 @@ impl Watched {
 impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+        match Pin::new(&mut self.reader).poll_read(cx, buf) {
             Poll::Ready(read) => {
                 let mut activity = self.activity.lock();
                 if buf.filled().len() > before && !activity.at_work && !activity.head_begun {
@@ -192,32 +193,6 @@ impl AsyncRead for Watched {
             }
             Poll::Pending => self.poll_late(cx).map(Err),
         }
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 

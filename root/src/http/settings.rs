@@ -9,7 +9,7 @@ use super::{
     json::{Json, Members, object},
     keys, params,
 };
-use crate::{error::Error, request::ChangeIndex};
+use crate::{error::Error, lifecycle::REPLICAS_MAX, request::ChangeIndex};
 
 /// What can be set when an index is made.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +26,6 @@ pub(crate) struct Settings {
 }
 
 const REPLACE_AFTER: &str = "unassigned.node_left.delayed_timeout";
-const REPLICAS_MAX: u32 = 100;
 const LOG_SIZE: &str = "trawl.log_size";
 const LOG_AGE: &str = "trawl.log_age";
 
@@ -143,31 +142,34 @@ fn refresh_interval(value: &Json) -> Result<Option<Duration>, Error> {
 }
 
 fn log_size(value: &Json) -> Result<Option<u64>, Error> {
-    match keys::text(value, "trawl.log_size")?.trim() {
-        "-1" => Ok(None),
-        text => match params::byte_size(text, "index.trawl.log_size")? {
-            bytes if bytes < LOG_BYTES_MIN => Err(too_little("trawl.log_size", text, "64kb")),
-            bytes => Ok(Some(bytes)),
-        },
-    }
+    at_least(value, LOG_SIZE, params::byte_size, (LOG_BYTES_MIN, "64kb"))
 }
 
 fn log_age(value: &Json) -> Result<Option<Duration>, Error> {
-    match keys::text(value, "trawl.log_age")?.trim() {
+    at_least(value, LOG_AGE, params::duration, (LOG_AGE_MIN, "1s"))
+}
+
+/// A limit that is not too small to work with; `-1` leaves it to the cluster.
+fn at_least<T: PartialOrd>(
+    value: &Json,
+    short: &str,
+    parse: fn(&str, &str) -> Result<T, Error>,
+    (least, shown): (T, &str),
+) -> Result<Option<T>, Error> {
+    let text = keys::text(value, short)?;
+    match text.trim() {
         "-1" => Ok(None),
-        text => match params::duration(text, "index.trawl.log_age")? {
-            age if age < LOG_AGE_MIN => Err(too_little("trawl.log_age", text, "1s")),
-            age => Ok(Some(age)),
+        text => match parse(text, &format!("index.{short}"))? {
+            limit if limit < least => {
+                Err(illegal(format!("Failed to parse value [{text}] for setting [index.{short}] must be >= [{shown}]")))
+            }
+            limit => Ok(Some(limit)),
         },
     }
 }
 
 fn replace_after(value: &Json) -> Result<Option<Duration>, Error> {
     params::duration(keys::text(value, REPLACE_AFTER)?.trim(), "index.unassigned.node_left.delayed_timeout").map(Some)
-}
-
-fn too_little(short: &str, text: &str, least: &str) -> Error {
-    illegal(format!("Failed to parse value [{text}] for setting [index.{short}] must be >= [{least}]"))
 }
 
 fn flatten<'a>(path: &str, json: &'a Json, depth: usize, flat: &mut Vec<(String, &'a Json)>) -> Result<(), Error> {

@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -13,9 +12,10 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio_util::io::InspectReader;
 use tonic::transport::Uri;
 use tower::Service;
 
@@ -139,8 +139,11 @@ impl Service<Uri> for Connector {
             let stream = tokio::time::timeout(timeout, open(&connect, &uri)).await;
             match stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(stream) => {
-                    let number = watched.opened();
-                    Ok(TokioIo::new(WatchedStream { stream, watched, number }))
+                    let end = End { number: watched.opened(), watched };
+                    let keep: Box<dyn FnMut(&[u8]) + Send> = Box::new(move |_| {
+                        let _ = &end;
+                    });
+                    Ok(TokioIo::new(InspectReader::new(stream, keep)))
                 }
                 Err(error) => {
                     watched.failed();
@@ -156,48 +159,18 @@ async fn open(connect: &Connect, uri: &Uri) -> io::Result<Connection> {
     (connect.0)(host.to_owned(), uri.port_u16().unwrap_or(80)).await
 }
 
-/// A stream whose end is noted. hyper drops it as soon as the connection is over for any reason.
-pub(super) struct WatchedStream {
-    stream: Connection,
+/// A stream that holds on to its [`End`]. hyper drops it as soon as the connection is over for any reason.
+type WatchedStream = InspectReader<Connection, Box<dyn FnMut(&[u8]) + Send>>;
+
+/// Notes the end of a connection when it is dropped.
+struct End {
     watched: Arc<Watched>,
     number: u64,
 }
 
-impl Drop for WatchedStream {
+impl Drop for End {
     fn drop(&mut self) {
         self.watched.closed(self.number);
-    }
-}
-
-impl AsyncRead for WatchedStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for WatchedStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 
