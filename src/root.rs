@@ -47,6 +47,10 @@ pub struct Args {
     #[arg(long, env = "TRAWL_INJECT_CLOCK", hide = true, value_name = "DIR")]
     pub inject_clock: Option<PathBuf>,
 
+    /// For tests: while the file DIR/NAME is there, a leader holds back the writes that it names
+    #[arg(long, env = "TRAWL_INJECT_HOLD", hide = true, value_name = "DIR")]
+    pub inject_hold: Option<PathBuf>,
+
     #[command(flatten)]
     pub limits: crate::limits::LimitArgs,
 }
@@ -62,6 +66,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     config.http_advertise = args.http_advertised;
     config.zone = args.zone;
     config.lead.replace_after = args.replace_after;
+    config.lead.inject_hold = args.inject_hold.map(|directory| directory.join(&name));
     let mut options = EngineOptions::default();
     args.limits.apply(&mut config, &mut options);
     let engine = trawl_cluster::connect(&args.cluster, &options)

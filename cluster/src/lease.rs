@@ -98,7 +98,24 @@ impl Fence {
         let held = *self.held.borrow();
         match held.ours {
             Some((ours, revision)) if ours == epoch => Ok(vec![Guard::At(keys::LEASE_EPOCH.to_owned(), revision)]),
-            _ => Err(Error::Fenced { epoch, highest: held.highest }),
+            _ => Err(self.refusal(epoch)),
+        }
+    }
+
+    /// The error of a control-plane write at the epoch that is known to be over.
+    fn refusal(&self, epoch: Epoch) -> Error {
+        Error::Fenced { epoch, highest: self.held.borrow().highest }
+    }
+
+    /// What became of a commit that carried the [`Fence::guards`]: one that the engine refused because the
+    /// lease is another's is [`Error::Fenced`].
+    ///
+    /// # Errors
+    /// Those of the commit.
+    pub fn judge<T>(&self, epoch: Epoch, committed: Result<T, Error>) -> Result<T, Error> {
+        match committed {
+            Err(Error::Conflict(Guard::At(key, _))) if key == keys::LEASE_EPOCH => Err(self.refusal(epoch)),
+            other => other,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a root can be told, with every limit and its default in one place.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use trawl_proto::NodeName;
@@ -273,6 +274,8 @@ pub struct LeadConfig {
     /// How long the repair waits for leaves that hold the shard and do not answer: what only they hold
     /// would be lost. Default 10 s.
     pub repair_wait_max: Duration,
+    /// For tests: while this file is there, a leader holds back the writes that it names; see `lead::fenced`.
+    pub inject_hold: Option<PathBuf>,
 }
 
 impl Default for LeadConfig {
@@ -292,6 +295,7 @@ impl Default for LeadConfig {
             repair_interval: Duration::from_secs(1),
             repair_settle: Duration::from_secs(2),
             repair_wait_max: Duration::from_secs(10),
+            inject_hold: None,
         }
     }
 }

@@ -6,6 +6,7 @@
 //! steps; the next one sees in the view what is left to do.
 
 mod carry_out;
+mod fenced;
 mod fields;
 mod placement;
 mod poison;
@@ -65,8 +66,6 @@ pub(crate) async fn run(
             changed = leading.changed() => if changed.is_err() { break },
             () = lead => {
                 // Fenced off: the lease will say so as well.
-                root.metrics.fenced.inc();
-                tracing::warn!(?epoch, "refused by the engine: another root leads");
                 if leading.changed().await.is_err() { break }
             }
         }
@@ -89,7 +88,7 @@ impl Leader<'_> {
     ///    for poison.
     async fn lead(&self, sizes: &Mutex<Sizes>, resized: &Notify) {
         tracing::info!(epoch = %self.epoch, "leading");
-        while let Err(error) = self.root.engine.log.fence(self.epoch).await {
+        while let Err(error) = self.fence_logs().await {
             if matches!(error, Error::Fenced { .. }) {
                 return;
             }

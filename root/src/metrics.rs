@@ -43,7 +43,7 @@ pub struct Metrics {
     pub dead_letters: LetterGauges,
     /// 1 while this root leads.
     pub leading: Gauge,
-    /// Times that this root, thinking that it led, was refused by the engine.
+    /// Control-plane writes that the engine refused because another root leads.
     pub fenced: Counter,
     /// What was refused, by the limit that was reached.
     pub refusals: Refusals,
@@ -124,7 +124,7 @@ impl Metrics {
         );
         metrics.dead_letters.register(registry);
         registry.register("leading", "1 while this root leads", metrics.leading.clone());
-        let help = "Times that this root's control-plane writes were refused because another root leads";
+        let help = "Control-plane writes of this root that the engine refused because another root leads";
         registry.register("fenced", help, metrics.fenced.clone());
         let help = "Requests and operations that were refused, by the limit that was reached";
         registry.register("limit_refusals", help, metrics.refusals.0.clone());

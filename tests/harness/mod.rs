@@ -2,10 +2,13 @@
 //! and talks to them over HTTP. Children end with the test, also when it panics.
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
+pub mod roots;
+
 use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStderr, Command, Stdio},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -27,7 +30,30 @@ pub struct Cluster {
     leaves: usize,
     extra: Vec<String>,
     env: Vec<(String, String)>,
+    log: Log,
     pub client: Client,
+}
+
+/// What processes have logged; it also goes to this process's own standard error.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    pub fn follow(&self, stderr: ChildStderr) {
+        let lines = self.0.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                lines.lock().unwrap().push(line);
+            }
+        });
+    }
+
+    /// How many lines have all these words in them.
+    pub fn count(&self, words: &[&str]) -> usize {
+        let lines = self.0.lock().unwrap();
+        lines.iter().filter(|line| words.iter().all(|word| line.contains(word))).count()
+    }
 }
 
 /// One child process as `cluster.json` has it.
@@ -64,7 +90,8 @@ impl Cluster {
         Self::start_at(temporary, roots, leaves, &[], env).await
     }
 
-    async fn start_as(roots: usize, leaves: usize, extra: &[&str], env: &[(&str, &str)]) -> Self {
+    /// The same with both.
+    pub async fn start_as(roots: usize, leaves: usize, extra: &[&str], env: &[(&str, &str)]) -> Self {
         Self::start_at(tempfile::tempdir().unwrap(), roots, leaves, extra, env).await
     }
 
@@ -83,6 +110,7 @@ impl Cluster {
             leaves,
             extra: extra.iter().map(|argument| (*argument).to_owned()).collect(),
             env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            log: Log::default(),
             client: Client::new(String::new()),
         };
         cluster.up().await;
@@ -102,9 +130,11 @@ impl Cluster {
             .env("TRAWL_SUPERVISED", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let stdout = child.stdout.take().unwrap();
+        self.log.follow(child.stderr.take().unwrap());
         self.up = Some(child);
         let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
@@ -120,6 +150,19 @@ impl Cluster {
 
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
+    }
+
+    /// The URL of the cluster engine.
+    pub fn url(&self) -> String {
+        let text = std::fs::read_to_string(self.data_dir.join("cluster.json")).unwrap();
+        let file: Value = serde_json::from_str(&text).unwrap();
+        let given = self.extra.iter().skip_while(|argument| *argument != "--cluster").nth(1);
+        // The file does not tell passwords.
+        given.cloned().unwrap_or_else(|| file["cluster"].as_str().unwrap().to_owned())
+    }
+
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 
     /// The children as `cluster.json` has them now.

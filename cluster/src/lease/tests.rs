@@ -325,9 +325,12 @@ async fn a_clean_shutdown_hands_over_at_once() {
     assert!(at.elapsed() < Duration::from_millis(100));
     first.stopped().await;
     // A key that the successor never touched, with guards that were made in time.
-    assert!(
-        matches!(store.commit(&guards, &write()).await, Err(Error::Conflict(Guard::At(key, _))) if key == keys::LEASE_EPOCH)
-    );
+    let refused = store.commit(&guards, &write()).await;
+    assert!(matches!(&refused, Err(Error::Conflict(Guard::At(key, _))) if key == keys::LEASE_EPOCH), "{refused:?}");
+    let judged = second.fence().judge(Epoch(1), refused);
+    assert!(matches!(judged, Err(Error::Fenced { epoch: Epoch(1), highest: Epoch(2) })), "{judged:?}");
+    let lost = Err::<(), _>(Error::Conflict(Guard::Absent("assignment/x/0".to_owned())));
+    assert!(matches!(second.fence().judge(Epoch(1), lost), Err(Error::Conflict(_))));
     let late = second.fence().guards(Epoch(1));
     assert!(matches!(late, Err(Error::Fenced { highest: Epoch(2), .. })), "{late:?}");
     let guards = second.fence().guards(Epoch(2)).unwrap();

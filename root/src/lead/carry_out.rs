@@ -46,11 +46,9 @@ impl Leader<'_> {
         let is_new = |assign: &&Assign| view.revision_of(&keys::assignment(&assign.shard)).is_none();
         let new: Vec<_> = assigns.iter().filter(is_new).map(|assign| assign.shard.clone()).collect();
         if !new.is_empty() {
-            self.root.engine.log.create(self.epoch, &new).await?;
+            self.create_logs(new).await?;
         }
-        let mut guards = self.fence.guards(self.epoch)?;
-        let index = keys::index(&record.name);
-        guards.extend(guard(view, index));
+        let mut guards: Vec<_> = guard(view, keys::index(&record.name)).into_iter().collect();
         let mut writes = Vec::new();
         for assign in assigns {
             let key = keys::assignment(&assign.shard);
@@ -71,7 +69,7 @@ impl Leader<'_> {
                 writes.push(Write::Delete(wish));
             }
         }
-        let revision = self.root.engine.store.commit(&guards, &writes).await?;
+        let revision = self.commit("assign", guards, writes).await?;
         for Assign { shard, leaves, leaving, reason, .. } in assigns {
             tracing::info!(index = record.name, shard = shard.number, ?leaves, ?leaving, reason, "assigned");
         }
@@ -113,9 +111,8 @@ impl Leader<'_> {
         if view.revision_of(&key).is_none() {
             return Ok(None);
         }
-        let mut guards = self.fence.guards(self.epoch)?;
-        guards.extend(guard(view, key.clone()));
-        self.root.engine.store.commit(&guards, &[Write::Delete(key)]).await.map(Some)
+        let guards = guard(view, key.clone()).into_iter().collect();
+        self.commit("forget-move", guards, vec![Write::Delete(key)]).await.map(Some)
     }
 }
 

@@ -107,14 +107,12 @@ async fn close(
     }
     let count = dynamic.len();
     let next = IndexRecord { mapping_version: now.mapping_version + 1, ..now };
-    let mut guards = leader.fence.guards(leader.epoch)?;
-    guards.push(Guard::At(key, stored.revision));
     let closed = mapping.close(dynamic);
-    let writes = [
+    let writes = vec![
         lifecycle::put_mapping_version(&next.uid, next.mapping_version, &closed).map_err(corrupt)?,
         lifecycle::put_record(&next).map_err(corrupt)?,
     ];
-    root.engine.store.commit(&guards, &writes).await?;
+    leader.commit("close-fields", vec![Guard::At(key, stored.revision)], writes).await?;
     tracing::warn!(index = next.name, dynamic = count, limit = FIELDS_MAX, "the index is closed to new fields");
     Ok(())
 }

@@ -115,19 +115,17 @@ impl Leader<'_> {
         let writes: Vec<_> =
             obsolete(&view, &heads).iter().map(|(shard, at)| Write::Delete(keys::skip(shard, *at))).collect();
         if !writes.is_empty() {
-            self.root.engine.store.commit(&self.fence.guards(self.epoch)?, &writes).await?;
+            self.commit("forget-skips", Vec::new(), writes).await?;
         }
         Ok(())
     }
 
     async fn record(&self, skip: &Skip, assignment: Revision) -> Result<Revision, Error> {
         let key = keys::skip(&skip.shard, skip.at);
-        let mut guards = self.fence.guards(self.epoch)?;
-        guards.push(Guard::At(keys::assignment(&skip.shard), assignment));
-        guards.push(Guard::Absent(key.clone()));
+        let guards = vec![Guard::At(keys::assignment(&skip.shard), assignment), Guard::Absent(key.clone())];
         let record = SkipRecord { format: 1, reason: skip.reason.clone() };
         let value = serde_json::to_vec(&record).map_err(|error| Error::Corrupt(error.to_string()))?;
-        self.root.engine.store.commit(&guards, &[Write::Put(key, value.into())]).await
+        self.commit("skip", guards, vec![Write::Put(key, value.into())]).await
     }
 
     async fn heads(&self, shards: Vec<ShardKey>) -> Result<HashMap<ShardKey, Head>, Error> {

@@ -20,7 +20,7 @@ impl Leader<'_> {
         self.remove_keys(&under(keys::ASSIGNMENTS)).await?;
         self.remove_keys(&under(keys::SERVING)).await?;
         self.remove_keys(&under(keys::SKIPS)).await?;
-        self.root.engine.log.remove(self.epoch, shards).await?;
+        self.remove_logs(shards.to_vec()).await?;
         self.remove_keys(&under(keys::MAPPINGS)).await
     }
 
@@ -28,7 +28,7 @@ impl Leader<'_> {
         let (entries, mut revision) = self.root.engine.store.list(prefix).await?;
         for entries in entries.chunks(KEYS_MAX) {
             let writes: Vec<_> = entries.iter().map(|entry| Write::Delete(entry.key.clone())).collect();
-            revision = self.root.engine.store.commit(&self.fence.guards(self.epoch)?, &writes).await?;
+            revision = self.commit("remove", Vec::new(), writes).await?;
         }
         Ok(revision)
     }

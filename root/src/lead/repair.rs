@@ -25,6 +25,7 @@ use trawl_proto::{Epoch, Generation, Incarnation, NodeName, Seq, ShardKey, v1};
 use self::decide::{Decision, Report, decide};
 use self::fork::{Fork, Search, Step};
 use self::history::NewHistory;
+use super::fenced;
 use crate::leaf_client::LeafClient;
 use crate::root::Root;
 
@@ -84,7 +85,7 @@ impl Repairer<'_> {
         let log = &self.root.engine.log;
         let Some(head) = log.heads(std::slice::from_ref(shard)).await?.into_iter().next().flatten() else {
             tracing::warn!(%shard, "the log is gone and is made again");
-            return log.create(self.epoch, std::slice::from_ref(shard)).await;
+            return fenced::create_logs(self.root, self.epoch, vec![shard.clone()]).await;
         };
         let reports = self.reports(view, shard).await;
         let base = match decide(head.incarnation, &reports, since.elapsed(), &self.root.config.lead) {
@@ -182,7 +183,9 @@ impl Repairer<'_> {
         };
         let (mut from, mut fork) = (head.incarnation, fork);
         loop {
-            match self.root.engine.log.restart(self.epoch, shard, from, fork, base).await {
+            let (epoch, log, key) = (self.epoch, self.root.engine.log.clone(), shard.clone());
+            let restart = async move { log.restart(epoch, &key, from, fork, base).await };
+            match fenced::carry(self.root, "restart-log", restart).await {
                 Ok(begun) => {
                     tracing::warn!(%shard, incarnation = %begun.incarnation, base = %at, %leaf, %fork,
                         log_ended_at = %head.last, appended_again = begun.last.0 - begun.trimmed.0,

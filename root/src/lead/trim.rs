@@ -18,6 +18,7 @@ use trawl_cluster::shard_log::Head;
 use trawl_cluster::view::View;
 use trawl_proto::{Epoch, Generation, Incarnation, NodeName, Seq, ShardKey, v1};
 
+use super::fenced;
 use super::repair::history::{Found, compare};
 use crate::config::LeadConfig;
 use crate::root::Root;
@@ -108,7 +109,7 @@ impl Trimmer {
             let committed: Vec<_> = holders.iter().map(of_holder).collect();
             let size = size(view, shard, &head, &root.config.lead);
             if let Some(through) = through(&head, &committed, size, &root.config.lead) {
-                root.engine.log.trim(epoch, shard, through).await?;
+                fenced::trim(root, epoch, shard, through).await?;
                 tracing::debug!(%shard, %through, "log trimmed");
                 let lost =
                     holders.iter().zip(&committed).filter(|(_, hold)| hold.is_none_or(|hold| hold.seq < through));

@@ -17,6 +17,7 @@ use trawl_cluster::view::View;
 use trawl_cluster::{Error, ShardLog};
 use trawl_proto::{Generation, Incarnation, NodeName, Seq, ShardKey, v1};
 
+use super::super::fenced;
 use super::Repairer;
 use crate::config::LeadConfig;
 
@@ -73,7 +74,9 @@ impl Repairer<'_> {
         new.fitting = if found.iter().all(|found| *found == Found::Fits) { new.fitting + 1 } else { 0 };
         let waited = new.since.elapsed();
         if may_go_on(&found, new.fitting, waited, &self.root.config.lead) {
-            self.root.engine.log.accept_history(self.epoch, &new.name).await?;
+            let (epoch, log, name) = (self.epoch, self.root.engine.log.clone(), new.name.clone());
+            let accept = async move { log.accept_history(epoch, &name).await };
+            fenced::carry(self.root, "accept-history", accept).await?;
             match new.fitting {
                 0 => tracing::error!(?found, ?waited, "appends go on though not every replica is known to fit"),
                 _ => tracing::info!(?waited, "appends go on"),
