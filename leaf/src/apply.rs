@@ -354,10 +354,20 @@ impl Core {
         Ok(())
     }
 
+    /// Closes the writer without a commit. Merges are waited for here too: one that ended later would remove files that
+    /// whoever opens the index next has just read of.
+    fn abandon_writer(&mut self) {
+        if let Some(writer) = self.writer.take()
+            && let Err(error) = writer.wait_merging_threads()
+        {
+            tracing::debug!(shard = %self.shard, %error, "index writer ended");
+        }
+    }
+
     /// Makes the index again with at least `spares` spare text fields from the documents of the last
     /// commit. Uncommitted operations are lost and come again from the log: open anew afterwards.
     pub fn rebuild(mut self, spares: u32) -> Result<(), Error> {
-        drop(self.writer.take());
+        self.abandon_writer();
         let payload = match self.dir.current()? {
             Some(path) => ShardIndex::payload(&path)?,
             None => return Err(Error::Damaged("there is no index to rebuild".to_owned())),
@@ -372,7 +382,7 @@ impl Core {
 
     /// Makes the empty index again for the mapping version of the first row.
     pub fn recreate(mut self, mapping_version: u64) -> Result<(), Error> {
-        drop(self.writer.take());
+        self.abandon_writer();
         let physical = PhysicalSchema::new(&(self.mappings)(mapping_version)?, mapping_version, SPARES_DEFAULT);
         let payload = State::new(mapping_version).to_payload(mapping_version, physical.spare_count());
         let path = self.dir.begin()?;
@@ -465,6 +475,12 @@ impl Core {
     fn renew_fields(&mut self) {
         let (version, keys) = (self.state.mapping_version, self.state.keys.list());
         self.fields = Arc::new(FieldMap::new(&self.index.physical, &self.layout.mapping, version, keys));
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.abandon_writer();
     }
 }
 
