@@ -35,12 +35,21 @@ pub struct Args {
     /// Rounds; each measures everything once
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub rounds: usize,
-    /// Leaves, and shards of the index
+    /// Leaves
     #[arg(long, default_value_t = 2, value_name = "N")]
     pub leaves: usize,
+    /// Shards of the index [default: as many as leaves]
+    #[arg(long, value_name = "N")]
+    pub shards: Option<usize>,
     /// Memory of the bare one's index writer in bytes [default: that of a leaf's]
     #[arg(long, value_name = "BYTES")]
     pub writer_bytes: Option<usize>,
+}
+
+impl Args {
+    fn shards(&self) -> usize {
+        self.shards.unwrap_or(self.leaves)
+    }
 }
 
 /// What one run took.
@@ -71,7 +80,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (documents, bytes) = cut(&args.file, args.documents, &file)?;
     let mapping: Value = serde_json::from_slice(&std::fs::read(&args.mapping)?).context("the mapping is not JSON")?;
     let parsed = Mapping::parse(&mapping).map_err(|error| anyhow::anyhow!(error.reason))?;
-    println!("{documents} documents, {:.1} MB, {} leaves, {} rounds\n", bytes as f64 / 1e6, args.leaves, args.rounds);
+    println!(
+        "{documents} documents, {:.1} MB, {} leaves, {} shards, {} rounds\n",
+        bytes as f64 / 1e6,
+        args.leaves,
+        args.shards(),
+        args.rounds
+    );
     let mut runs: [Vec<Measured>; 3] = Default::default();
     for round in 0..args.rounds {
         let path = directory.path().join(format!("bare-{round}"));
@@ -92,7 +107,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
 async fn whole(args: &Args, mapping: &Value, replicas: usize, file: &Path, documents: u64) -> anyhow::Result<Measured> {
     let cluster = Cluster::start(1, args.leaves, &[]).await?;
-    let settings = json!({"number_of_shards": args.leaves, "number_of_replicas": replicas});
+    let settings = json!({"number_of_shards": args.shards(), "number_of_replicas": replicas});
     cluster.create("bench", &json!({"settings": settings, "mappings": mapping})).await?;
     let (start, cpu, ended) = (Instant::now(), cluster.cpu()?, ended_children_cpu()?);
     load(cluster.endpoint(), "bench", &args.id, file).await?;
