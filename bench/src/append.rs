@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hdrhistogram::Histogram;
 use trawl_cluster::shard_log::Append;
 use trawl_cluster::{Engine, EngineOptions, connect};
-use trawl_proto::{Epoch, Seq, ShardKey};
+use trawl_proto::{Epoch, ShardKey};
 
 use crate::table::{median, print};
 
@@ -53,7 +53,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             rates[at].push(rate);
             latencies[at].add(histogram)?;
             for (shard, head) in shards.iter().zip(engine.log.heads(&shards).await?) {
-                engine.log.trim(epoch, shard, head.map_or(Seq(0), |head| head.last)).await?;
+                if let Some(head) = head {
+                    engine.log.trim(epoch, shard, head.mark(), head.last).await?;
+                }
             }
         }
     }

@@ -52,6 +52,14 @@ pub enum Error {
         /// The log's incarnation.
         found: Incarnation,
     },
+    /// The log does not have a row that it had: the engine lost it.
+    #[error("the log of shard {shard} no longer has what it had at {seq}")]
+    OtherHistory {
+        /// The shard.
+        shard: ShardKey,
+        /// Where something else stands now.
+        seq: Seq,
+    },
     /// The rows asked for were trimmed; copy from another replica.
     #[error("the log of shard {shard} was trimmed through {trimmed}")]
     Trimmed {

@@ -87,6 +87,24 @@ pub struct Head {
     pub time_ms: u64,
 }
 
+impl Head {
+    /// Where the log ends.
+    pub fn mark(&self) -> Mark {
+        Mark { incarnation: self.incarnation, seq: self.last, chain: self.chain }
+    }
+}
+
+/// A place in a log's history: the end of a row, as somebody saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The log's incarnation then.
+    pub incarnation: Incarnation,
+    /// The last seq of the row; 0 before the first.
+    pub seq: Seq,
+    /// The chain there.
+    pub chain: u64,
+}
+
 /// What a replica holds that becomes the start of a new incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Base {
@@ -153,11 +171,14 @@ pub trait ShardLog: Send + Sync + 'static {
     /// continue what it has read.
     fn tail(&self, shard: &ShardKey, after: Seq) -> BoxStream<'static, Result<Record, Error>>;
 
-    /// Drops rows that lie wholly at or before `through`.
+    /// Drops rows that lie wholly at or before `through`, if the log still has what stood at `seen` when that was
+    /// decided: an engine that lost its tail may have grown past it again, with rows that no replica has. `through` is
+    /// not behind `seen`.
     ///
     /// # Errors
-    /// [`Error::Fenced`] when the epoch is no longer the highest.
-    async fn trim(&self, epoch: Epoch, shard: &ShardKey, through: Seq) -> Result<(), Error>;
+    /// [`Error::Fenced`] when the epoch is no longer the highest; [`Error::OtherIncarnation`] and
+    /// [`Error::OtherHistory`] when the log is no longer the one that was seen; [`Error::NoSuchLog`].
+    async fn trim(&self, epoch: Epoch, shard: &ShardKey, seen: Mark, through: Seq) -> Result<(), Error>;
 
     /// Begins a new incarnation (`from` + 1) after the engine was found to have lost history: the log goes
     /// on behind what a replica holds. In one transaction: all rows are taken out; the head stands at `base`

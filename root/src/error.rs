@@ -98,7 +98,7 @@ impl From<trawl_cluster::Error> for Error {
         match &error {
             Engine::Conflict(_) => Self::Conflict(error.to_string()),
             Engine::ClaimLost(_) => Self::ClaimLost(error.to_string()),
-            Engine::OtherIncarnation { .. } => Self::Conflict(error.to_string()),
+            Engine::OtherIncarnation { .. } | Engine::OtherHistory { .. } => Self::Conflict(error.to_string()),
             Engine::LogFull { .. } | Engine::QueueFull { .. } | Engine::Busy => {
                 Self::TooManyRequests { reason: error.to_string(), retry_after: Duration::from_secs(1) }
             }

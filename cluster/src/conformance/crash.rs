@@ -203,7 +203,9 @@ impl Worker {
         for step in 0u64.. {
             let last = self.append_one(shard, &format!("{}.{step}", self.name), None).await?;
             if self.random.random_ratio(1, 3) {
-                self.engine.log.trim(Epoch(1), shard, Seq(last.0 - 1)).await?;
+                let heads = self.engine.log.heads(std::slice::from_ref(shard)).await?;
+                let seen = heads.into_iter().flatten().next().ok_or_else(|| Error::NoSuchLog(shard.clone()))?.mark();
+                self.engine.log.trim(Epoch(1), shard, seen, Seq(last.0 - 1)).await?;
                 self.say(format!("trimmed {}", last.0 - 1));
             }
         }

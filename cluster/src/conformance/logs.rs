@@ -6,9 +6,11 @@ use bytes::Bytes;
 use futures::StreamExt;
 use trawl_proto::{Epoch, Incarnation, Seq, ShardKey};
 
-use super::{Open, engine, next};
-use crate::shard_log::{Append, Appended, Record, ShardLog, chain};
+use super::{Open, engine, next, trim};
+use crate::shard_log::{Append, Appended, Mark, Record, ShardLog, chain};
 use crate::{EngineOptions, Error};
+
+const SEEN: Mark = Mark { incarnation: Incarnation(1), seq: Seq(1), chain: 1 };
 
 fn shard(number: u32) -> ShardKey {
     ShardKey::new("index", number)
@@ -141,7 +143,7 @@ pub async fn a_message_id_is_one_entry(open: &Open) {
     assert_eq!(together.iter().map(|answer| answer.duplicate).collect::<Vec<_>>(), [false, true, false]);
     assert_eq!((together[0].first, together[1].first, together[2].first), (Seq(8), Seq(8), Seq(1)));
 
-    logs[1].trim(Epoch(1), &one, Seq(8)).await.unwrap();
+    trim(&*logs[1], &one, Seq(8)).await;
     drop(logs);
     let log = engine(open).await.log;
     let answer = append(&*log, named(&one, 2, "m")).await.unwrap();
@@ -165,7 +167,7 @@ pub async fn trimming_frees_and_tells(open: &Open) {
     let before = logs[0].heads(std::slice::from_ref(&shard)).await.unwrap()[0].clone().unwrap();
 
     // 1,305 lies inside a row, which stays.
-    logs[0].trim(Epoch(1), &shard, Seq(1_305)).await.unwrap();
+    trim(&*logs[0], &shard, Seq(1_305)).await;
     let after = logs[1].heads(std::slice::from_ref(&shard)).await.unwrap()[0].clone().unwrap();
     assert_eq!((after.trimmed, after.last, after.chain), (Seq(1_304), before.last, before.chain));
     assert!(after.bytes < before.bytes / 10);
@@ -191,7 +193,7 @@ pub async fn trimming_frees_and_tells(open: &Open) {
     append(&*logs[0], batch(&shard, 1, "new")).await.unwrap();
     assert_eq!(next(&mut ahead).await.unwrap().first, Seq(1_401));
 
-    logs[0].trim(Epoch(1), &shard, Seq(9_999)).await.unwrap();
+    trim(&*logs[0], &shard, Seq(9_999)).await;
     let empty = logs[0].heads(std::slice::from_ref(&shard)).await.unwrap()[0].clone().unwrap();
     assert_eq!((empty.trimmed, empty.last, empty.bytes), (Seq(1_401), Seq(1_401), 0));
     append(&*logs[1], batch(&shard, 1, "newer")).await.unwrap();
@@ -220,8 +222,33 @@ pub async fn a_full_log_refuses(open: &Open) {
     assert!(results[1].is_ok());
     assert!(results[2].as_ref().unwrap().duplicate);
 
-    log.trim(Epoch(1), &full, last).await.unwrap();
+    trim(&*log, &full, last).await;
     assert_eq!(append(&*log, batch(&full, 1, "z")).await.unwrap().first, last.next());
+}
+
+/// A trim that was decided on a log that is not this one any more takes nothing out.
+pub async fn only_the_log_that_was_seen_is_trimmed(open: &Open) {
+    let log = engine(open).await.log;
+    let (one, other) = (shard(0), shard(1));
+    log.create(Epoch(1), &[one.clone(), other.clone()]).await.unwrap();
+    let mut marks = Vec::new();
+    for n in 0..4 {
+        append(&*log, batch(&one, 2, format!("{n}"))).await.unwrap();
+        append(&*log, batch(&other, 2, format!("other {n}"))).await.unwrap();
+        let heads = log.heads(&[one.clone(), other.clone()]).await.unwrap();
+        marks.push(heads.into_iter().map(|head| head.unwrap().mark()).collect::<Vec<_>>());
+    }
+    for seen in [marks[1][1], marks[3][1], Mark { seq: Seq(3), ..marks[1][0] }, Mark { seq: Seq(10), ..marks[3][0] }] {
+        let refused = log.trim(Epoch(1), &one, seen, Seq(2)).await;
+        assert!(matches!(refused, Err(Error::OtherHistory { .. })), "{seen:?}: {refused:?}");
+    }
+    let refused = log.trim(Epoch(1), &one, Mark { incarnation: Incarnation(2), ..marks[3][0] }, Seq(2)).await;
+    assert!(matches!(refused, Err(Error::OtherIncarnation { found: Incarnation(1), .. })), "{refused:?}");
+    assert_eq!(log.read(&one, Seq(0), usize::MAX).await.unwrap().len(), 4);
+    log.trim(Epoch(1), &one, marks[1][0], Seq(4)).await.unwrap();
+    log.trim(Epoch(1), &one, marks[3][0], Seq(8)).await.unwrap();
+    log.trim(Epoch(1), &one, marks[1][0], Seq(4)).await.unwrap();
+    assert_eq!(log.heads(std::slice::from_ref(&one)).await.unwrap()[0].clone().unwrap().trimmed, Seq(8));
 }
 
 /// A batch that brings its index's own limit is held to that instead of the engine's.
@@ -246,8 +273,8 @@ pub async fn a_deposed_leader_is_refused_everywhere(open: &Open) {
     let refused = [
         old.fence(Epoch(3)).await,
         old.create(Epoch(3), &[shard(7)]).await,
-        old.trim(Epoch(3), &shard(0), Seq(1)).await,
-        old.trim(Epoch(3), &shard(8), Seq(1)).await,
+        old.trim(Epoch(3), &shard(0), SEEN, Seq(1)).await,
+        old.trim(Epoch(3), &shard(8), SEEN, Seq(1)).await,
         old.remove(Epoch(3), &[shard(0), shard(9)]).await,
     ];
     for result in refused {
@@ -340,7 +367,7 @@ pub async fn an_unknown_log_is_an_error(open: &Open) {
     let shard = shard(0);
     assert!(matches!(append(&*log, batch(&shard, 1, "x")).await, Err(Error::NoSuchLog(_))));
     assert!(matches!(log.read(&shard, Seq(0), 1).await, Err(Error::NoSuchLog(_))));
-    assert!(matches!(log.trim(Epoch(1), &shard, Seq(1)).await, Err(Error::NoSuchLog(_))));
+    assert!(matches!(log.trim(Epoch(1), &shard, SEEN, Seq(1)).await, Err(Error::NoSuchLog(_))));
     assert!(matches!(next(&mut log.tail(&shard, Seq(0))).await, Err(Error::NoSuchLog(_))));
     assert_eq!(log.heads(std::slice::from_ref(&shard)).await.unwrap(), [None]);
     log.remove(Epoch(1), &[shard]).await.unwrap();
@@ -451,7 +478,7 @@ pub async fn trimming_while_tailing_leaves_nothing_out(open: &Open) {
         let mut trimmed = 0;
         while trimmed < ROWS {
             trimmed = *heard.clone().wait_for(|last| *last > trimmed).await.unwrap();
-            logs[1].trim(Epoch(1), &shard, Seq(trimmed)).await.unwrap();
+            trim(&*logs[1], &shard, Seq(trimmed)).await;
         }
     };
     let write = async {

@@ -20,6 +20,9 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt};
 
+use trawl_proto::{Epoch, Seq, ShardKey};
+
+use crate::shard_log::ShardLog;
 use crate::{Engine, EngineOptions};
 
 /// How long a case waits for something that has to come.
@@ -30,6 +33,16 @@ pub type Open = Arc<dyn Fn(EngineOptions) -> BoxFuture<'static, Engine> + Send +
 
 /// Tells how many bytes an engine's storage takes on the disk.
 pub type Size = Arc<dyn Fn() -> BoxFuture<'static, u64> + Send + Sync>;
+
+/// Trims a log as it is now, at epoch 1.
+///
+/// # Panics
+/// When the log is not there or cannot be trimmed.
+#[allow(clippy::unwrap_used)]
+pub async fn trim(log: &dyn ShardLog, shard: &ShardKey, through: Seq) {
+    let head = log.heads(std::slice::from_ref(shard)).await.unwrap().pop().flatten().unwrap();
+    log.trim(Epoch(1), shard, head.mark(), through).await.unwrap();
+}
 
 /// Makes a test of every case. The argument is a function that returns fresh storage: something to
 /// keep alive meanwhile, and an [`Open`]; or `None` where the engine is not installed.
@@ -43,7 +56,7 @@ macro_rules! conformance_suite {
             a_deposed_leader_is_refused_on_untouched_keys, unhurried_commits_are_seen_too);
         $crate::conformance_suite!($fresh, logs:
             concurrent_appends_are_tailed_without_gaps, a_message_id_is_one_entry, trimming_frees_and_tells,
-            a_full_log_refuses, an_index_has_a_limit_of_its_own, a_deposed_leader_is_refused_everywhere, a_removed_log_is_gone,
+            a_full_log_refuses, only_the_log_that_was_seen_is_trimmed, an_index_has_a_limit_of_its_own, a_deposed_leader_is_refused_everywhere, a_removed_log_is_gone,
             logs_outlive_the_engine, reads_begin_inside_rows_and_end_at_the_limit, an_unknown_log_is_an_error,
             the_mapping_version_and_the_time_never_go_back, a_group_answers_each_batch,
             tails_resume_at_every_position, trimming_while_tailing_leaves_nothing_out);

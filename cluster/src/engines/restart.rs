@@ -6,7 +6,7 @@ use super::codec;
 use super::plan::{LogHead, ROW_BYTES};
 use super::reading::{RawRow, offload};
 use crate::Error;
-use crate::shard_log::{Base, Head, chain};
+use crate::shard_log::{Base, Head, Mark, chain};
 
 /// What changes of a row that goes along; its incarnation becomes the head's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,19 @@ pub(super) fn at_incarnation(head: Option<LogHead>, shard: &ShardKey, from: Inca
         Some(head) => Err(Error::OtherIncarnation { shard: shard.clone(), found: head.incarnation }),
         None => Err(Error::NoSuchLog(shard.clone())),
     }
+}
+
+/// Whether the log is still the one that was seen. `row` is the last one that begins by then: its last seq and its chain,
+/// as engines store them.
+pub(super) fn is_as_seen(head: &LogHead, shard: &ShardKey, seen: Mark, row: Option<(i64, i64)>) -> Result<(), Error> {
+    if head.incarnation != seen.incarnation {
+        return Err(Error::OtherIncarnation { shard: shard.clone(), found: head.incarnation });
+    }
+    let there = row.map(|(last, chain)| (Seq(last.cast_unsigned()), chain.cast_unsigned()));
+    if ![Some((head.last, head.chain)), there].contains(&Some((seen.seq, seen.chain))) {
+        return Err(Error::OtherHistory { shard: shard.clone(), seq: seen.seq });
+    }
+    Ok(())
 }
 
 /// The head of the new incarnation, before any row. Its mapping version and time are the base's: those

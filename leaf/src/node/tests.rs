@@ -156,7 +156,7 @@ async fn a_damaged_index_fails_with_a_reason_and_leaves_the_serving_set() {
     leaf.until_status(&shard, |status| status.committed == 1).await;
     leaf.stop().await;
     // Neither the log nor another leaf has what is damaged.
-    cluster.engine.log.trim(Epoch(1), &shard, Seq(1)).await.unwrap();
+    cluster.trim(&shard, Seq(1)).await;
     let current = replica_path(&config, "uid-1").join("CURRENT");
     let name = std::fs::read_to_string(&current).unwrap();
     std::fs::write(&current, "index-77").unwrap();

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use trawl_cluster::Error;
+use trawl_cluster::shard_log::Mark;
 use trawl_cluster::store::{Guard, Revision, Write};
 use trawl_proto::{Epoch, Seq, ShardKey};
 
@@ -57,9 +58,9 @@ pub(super) async fn create_logs(root: &Root, epoch: Epoch, shards: Vec<ShardKey>
 }
 
 /// Trims a log.
-pub(super) async fn trim(root: &Root, epoch: Epoch, shard: &ShardKey, through: Seq) -> Result<(), Error> {
+pub(super) async fn trim(root: &Root, epoch: Epoch, shard: &ShardKey, seen: Mark, through: Seq) -> Result<(), Error> {
     let (log, shard) = (root.engine.log.clone(), shard.clone());
-    carry(root, "trim", async move { log.trim(epoch, &shard, through).await }).await
+    carry(root, "trim", async move { log.trim(epoch, &shard, seen, through).await }).await
 }
 
 /// Carries a write to its end, in a task of its own: who leads no more is not there to hear what became of it.

@@ -102,14 +102,22 @@ impl Trimmer {
     }
 
     async fn trim(&self, root: &Root, epoch: Epoch, view: &View, due: Vec<(&ShardKey, Head)>) -> Result<(), Error> {
-        let committed = committed(root, view, &due).await?;
+        let (heads, committed) = committed(root, view, &due).await?;
         for (shard, head) in due {
+            let Some(seen) = heads.get(shard).map(Head::mark) else { continue };
             let holders = view.assignments.get(shard).map_or(&[][..], |assignment| &assignment.leaves);
             let of_holder = |leaf: &NodeName| committed.get(&(shard.clone(), leaf.clone())).copied();
             let committed: Vec<_> = holders.iter().map(of_holder).collect();
             let size = size(view, shard, &head, &root.config.lead);
             if let Some(through) = through(&head, &committed, size, &root.config.lead) {
-                fenced::trim(root, epoch, shard, through).await?;
+                match fenced::trim(root, epoch, shard, seen, through).await {
+                    // What is to be done about it is decided elsewhere.
+                    Err(error @ (Error::OtherIncarnation { .. } | Error::OtherHistory { .. })) => {
+                        tracing::warn!(%shard, %error, "log is not trimmed");
+                        continue;
+                    }
+                    trimmed => trimmed?,
+                }
                 tracing::debug!(%shard, %through, "log trimmed");
                 let lost =
                     holders.iter().zip(&committed).filter(|(_, hold)| hold.is_none_or(|hold| hold.seq < through));
@@ -122,14 +130,14 @@ impl Trimmer {
     }
 }
 
-/// What the assigned leaves have committed of each shard, in the log's present incarnation. A replica that
+/// The heads of the logs, and what the assigned leaves have committed of each shard, in the log's present incarnation. A replica that
 /// holds what the log has lost holds the log until it is repaired, also before it has noticed: what it has
 /// committed is not what would be trimmed.
 async fn committed(
     root: &Root,
     view: &View,
     due: &[(&ShardKey, Head)],
-) -> Result<HashMap<(ShardKey, NodeName), Hold>, Error> {
+) -> Result<(HashMap<ShardKey, Head>, HashMap<(ShardKey, NodeName), Hold>), Error> {
     let mut by_leaf: BTreeMap<&NodeName, Vec<String>> = BTreeMap::new();
     for (shard, _) in due {
         for leaf in view.assignments.get(shard).iter().flat_map(|assignment| &assignment.leaves) {
@@ -169,7 +177,7 @@ async fn committed(
             }
         }
     }
-    Ok(committed)
+    Ok((heads, committed))
 }
 
 fn size(view: &View, shard: &ShardKey, head: &Head, config: &LeadConfig) -> Size {

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
-use trawl_cluster::shard_log::{Append, Appended, Base, Head, Record};
+use trawl_cluster::shard_log::{Append, Appended, Base, Head, Mark, Record};
 use trawl_cluster::store::{Change, Entry, Guard, Revision, Store, Write};
 use trawl_cluster::{Error, ShardLog};
 use trawl_proto::{Epoch, Incarnation, Seq, ShardKey};
@@ -233,9 +233,9 @@ impl ShardLog for Client {
         stream::pending().boxed()
     }
 
-    async fn trim(&self, epoch: Epoch, shard: &ShardKey, through: Seq) -> Result<(), Error> {
+    async fn trim(&self, epoch: Epoch, shard: &ShardKey, seen: Mark, through: Seq) -> Result<(), Error> {
         let shard = shard.clone();
-        self.call(move |engine, by| engine.trim(by, epoch, &shard, through)).await
+        self.call(move |engine, by| engine.trim(by, epoch, &shard, seen, through)).await
     }
 
     async fn restart(

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use trawl_cluster::Error;
 use trawl_cluster::catalog::{IndexRecord, keys};
-use trawl_cluster::shard_log::{Append, Appended, Base, Head, Record, chain};
+use trawl_cluster::shard_log::{Append, Appended, Base, Head, Mark, Record, chain};
 use trawl_cluster::store::{Change, Entry, Guard, Revision, Update, Write};
 use trawl_proto::{Epoch, Incarnation, NodeName, Seq, ShardKey};
 
@@ -123,8 +123,18 @@ impl Engine {
         Ok(())
     }
 
-    pub fn trim(&mut self, by: &str, epoch: Epoch, shard: &ShardKey, through: Seq) -> Result<(), Error> {
+    pub fn trim(&mut self, by: &str, epoch: Epoch, shard: &ShardKey, seen: Mark, through: Seq) -> Result<(), Error> {
         self.fence(by, epoch)?;
+        let Some(log) = self.logs.get(shard) else { return Err(Error::NoSuchLog(shard.clone())) };
+        if log.head.trimmed >= through {
+            return Ok(());
+        }
+        if log.head.incarnation != seen.incarnation {
+            return Err(Error::OtherIncarnation { shard: shard.clone(), found: log.head.incarnation });
+        }
+        if log.head.mark() != seen && !log.rows.iter().any(|row| (row.last, row.chain) == (seen.seq, seen.chain)) {
+            return Err(Error::OtherHistory { shard: shard.clone(), seq: seen.seq });
+        }
         let mut checks = std::mem::take(&mut self.checks);
         checks.trim(self, shard, through);
         self.checks = checks;

@@ -23,8 +23,8 @@ use crate::engines::appends::Appends;
 use crate::engines::failure::unavailable;
 use crate::engines::plan::ROW_BYTES;
 use crate::engines::reading::{Ends, Rows as _, follow};
-use crate::engines::restart::public_head;
-use crate::shard_log::{Append, Appended, Base, Head, Record, ShardLog};
+use crate::engines::restart::{is_as_seen, public_head};
+use crate::shard_log::{Append, Appended, Base, Head, Mark, Record, ShardLog};
 
 /// Rows that one transaction of a trim or removal deletes at most, so that appends are not held up.
 const DELETE_ROWS_MAX: i64 = 500;
@@ -118,8 +118,8 @@ impl ShardLog for PostgresLog {
         follow(self.shared.clone(), self.shared.ends.subscribe(), shard.clone(), after)
     }
 
-    async fn trim(&self, epoch: Epoch, shard: &ShardKey, through: Seq) -> Result<(), Error> {
-        while self.shared.trim_some(epoch, shard, through).await? {}
+    async fn trim(&self, epoch: Epoch, shard: &ShardKey, seen: Mark, through: Seq) -> Result<(), Error> {
+        while self.shared.trim_some(epoch, shard, seen, through).await? {}
         self.shared.vacuum().await;
         Ok(())
     }
@@ -178,14 +178,26 @@ impl Shared {
     }
 
     /// Deletes some of the rows at or before `through`; true when there may be more.
-    async fn trim_some(&self, epoch: Epoch, shard: &ShardKey, through: Seq) -> Result<bool, Error> {
+    async fn trim_some(&self, epoch: Epoch, shard: &ShardKey, seen: Mark, through: Seq) -> Result<bool, Error> {
         let mut transaction = self.begin_fenced(epoch).await?;
         let heads = lock_heads(&mut transaction, std::iter::once(shard)).await?;
         let Some(head) = heads.get(shard) else {
             transaction.rollback().await;
             return Err(Error::NoSuchLog(shard.clone()));
         };
-        let through = signed(through.0.min(head.last.0));
+        if head.trimmed >= through {
+            transaction.rollback().await;
+            return Ok(false);
+        }
+        let row =
+            sqlx::query("SELECT last, chain FROM records WHERE log = $1 AND first <= $2 ORDER BY first DESC LIMIT 1");
+        let row = row.bind(head.log).bind(signed(seen.seq.0));
+        let row = transaction.fetch_optional("trim", row).await?;
+        if let Err(error) = is_as_seen(head, shard, seen, row.map(|row| (row.get(0), row.get(1)))) {
+            transaction.rollback().await;
+            return Err(error);
+        }
+        let through = signed(through.0);
         let delete = sqlx::query(
             "DELETE FROM records WHERE log = $1 AND first IN (SELECT first FROM records
                WHERE log = $1 AND first <= $2 AND last <= $2 ORDER BY first LIMIT $3)

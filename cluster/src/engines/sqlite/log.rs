@@ -20,8 +20,8 @@ use crate::Error;
 use crate::engines::appends::Appends;
 use crate::engines::plan::ROW_BYTES;
 use crate::engines::reading::{Ends, Rows as _, follow};
-use crate::engines::restart::public_head;
-use crate::shard_log::{Append, Appended, Base, Head, Record, ShardLog};
+use crate::engines::restart::{is_as_seen, public_head};
+use crate::shard_log::{Append, Appended, Base, Head, Mark, Record, ShardLog};
 
 /// Rows that one transaction of a trim or removal deletes at most, so that appends are not held up.
 const DELETE_ROWS_MAX: u32 = 500;
@@ -108,8 +108,8 @@ impl ShardLog for SqliteLog {
         follow(self.shared.clone(), self.shared.ends.subscribe(), shard.clone(), after)
     }
 
-    async fn trim(&self, epoch: Epoch, shard: &ShardKey, through: Seq) -> Result<(), Error> {
-        while self.shared.trim_some(epoch, shard, through).await? {}
+    async fn trim(&self, epoch: Epoch, shard: &ShardKey, seen: Mark, through: Seq) -> Result<(), Error> {
+        while self.shared.trim_some(epoch, shard, seen, through).await? {}
         self.shared.give_back().await
     }
 
@@ -147,7 +147,7 @@ impl Shared {
     }
 
     /// Deletes some of the rows at or before `through`; true when there may be more.
-    async fn trim_some(&self, epoch: Epoch, shard: &ShardKey, through: Seq) -> Result<bool, Error> {
+    async fn trim_some(&self, epoch: Epoch, shard: &ShardKey, seen: Mark, through: Seq) -> Result<bool, Error> {
         let failed = || self.database.error("trim");
         let mut transaction = self.begin_fenced(epoch).await?;
         let connection = &mut transaction.connection;
@@ -156,6 +156,21 @@ impl Shared {
             transaction.rollback().await;
             return Err(Error::NoSuchLog(shard.clone()));
         };
+        if head.trimmed >= through {
+            transaction.rollback().await;
+            return Ok(false);
+        }
+        let row =
+            sqlx::query("SELECT last, chain FROM records WHERE log = ?1 AND first <= ?2 ORDER BY first DESC LIMIT 1")
+                .bind(head.log)
+                .bind(seen.seq.0.cast_signed())
+                .fetch_optional(&mut *connection)
+                .await
+                .map_err(failed())?;
+        if let Err(error) = is_as_seen(head, shard, seen, row.map(|row| (row.get(0), row.get(1)))) {
+            transaction.rollback().await;
+            return Err(error);
+        }
         let rows = sqlx::query(
             "DELETE FROM records WHERE id IN
                (SELECT id FROM records WHERE log = ?1 AND first <= ?2 AND last <= ?2 ORDER BY first LIMIT ?3)

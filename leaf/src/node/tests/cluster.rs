@@ -67,6 +67,11 @@ impl Cluster {
         self.engine.log.append(vec![append]).await.unwrap().pop().unwrap().unwrap()
     }
 
+    pub(super) async fn trim(&self, shard: &ShardKey, through: Seq) {
+        let head = self.engine.log.heads(std::slice::from_ref(shard)).await.unwrap().pop().flatten().unwrap();
+        self.engine.log.trim(Epoch(1), shard, head.mark(), through).await.unwrap();
+    }
+
     pub(super) fn config(&self) -> Config {
         self.config_of("leaf-0")
     }

@@ -44,7 +44,7 @@ impl Pair {
         }
         let last = *pair.rows.last().unwrap();
         assert_eq!(leaf.refresh(&pair.shard, last).await, None);
-        pair.cluster.engine.log.trim(Epoch(1), &pair.shard, last.last).await.unwrap();
+        pair.cluster.trim(&pair.shard, last.last).await;
         (pair, leaf)
     }
 
