@@ -1,6 +1,7 @@
 //! `trawl leaf`: one leaf process.
 
 mod limits;
+mod recovery;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
@@ -73,6 +74,10 @@ pub struct Args {
     /// How much may be kept.
     #[command(flatten)]
     pub limits: limits::LimitArgs,
+
+    /// How replicas are copied and checked.
+    #[command(flatten)]
+    pub recovery: recovery::RecoveryArgs,
 }
 
 /// Runs until a signal comes.
@@ -88,6 +93,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     config.zone = args.zone;
     config.search_queue_max = args.search_queue;
     args.limits.apply(&mut config);
+    args.recovery.apply(&mut config);
     config.inject_apply_delay = args.inject_apply_delay;
     if let Some(threads) = args.search_threads {
         config.search_threads = threads.max(1);

@@ -102,6 +102,27 @@ pub struct Config {
     pub message_bytes_max: usize,
     /// Copying replicas from and to other leaves.
     pub copy: CopyConfig,
+    /// Checking files against their checksums.
+    pub check: CheckConfig,
+}
+
+/// When and how fast files are checked against their checksums.
+#[derive(Clone, Debug)]
+pub struct CheckConfig {
+    /// Every file is read once in this time, and one that was not is before its replica serves; zero for only before
+    /// serving, all of them. Default 24 h.
+    pub interval: Duration,
+    /// Bytes per second that all checks of a serving leaf read together; 0 turns checking off, except of files that
+    /// are written to while they are in use. Default 100 MB/s.
+    pub bytes_per_second: u64,
+    /// How long a replica that no other leaf serves waits for its files to be checked before it serves. Default 10 s.
+    pub wait: Duration,
+}
+
+impl Default for CheckConfig {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(24 * 3_600), bytes_per_second: 100_000_000, wait: Duration::from_secs(10) }
+    }
 }
 
 impl Config {
@@ -148,6 +169,7 @@ impl Config {
             request_timeout: Duration::from_secs(30),
             message_bytes_max: 64 << 20,
             copy: CopyConfig::default(),
+            check: CheckConfig::default(),
         }
     }
 }

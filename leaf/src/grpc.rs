@@ -25,6 +25,7 @@ use crate::pins::Pins;
 use crate::pool::SearchPool;
 use crate::replica::Replica;
 use crate::search::Cancel;
+use crate::watch::FileWatch;
 use trawl_cluster::Engine;
 
 /// Everything that requests need. Shared by all connections.
@@ -45,6 +46,8 @@ pub struct Service {
     pub data_dir: DataDir,
     /// What other leaves copy from this one.
     pub copies: Arc<Copies>,
+    /// Hears of writes to files that searches read.
+    pub files: Arc<FileWatch>,
 }
 
 impl Service {
@@ -179,7 +182,7 @@ impl Leaf for LeafService {
     }
 
     async fn copy_end(&self, request: Request<v1::CopyEndRequest>) -> Result<Response<v1::CopyEndResponse>, Status> {
-        self.0.copies.end(&request.into_inner().copy_id);
+        copy::end(&self.0, &request.into_inner());
         Ok(Response::new(v1::CopyEndResponse {}))
     }
 }

@@ -4,6 +4,7 @@
 //! DATA_DIR/shards/INDEX_UID/NUMBER/CURRENT      name of the index directory in use
 //! DATA_DIR/shards/INDEX_UID/NUMBER/index-N/     a tantivy index
 //! DATA_DIR/shards/INDEX_UID/NUMBER/ANEW         why it has to be made anew from another leaf's
+//! DATA_DIR/shards/INDEX_UID/NUMBER/CHECKED      which files were found to match their checksums, and when
 //! ```
 //!
 //! A rebuilt index is made in a new directory and put in place by renaming a new `CURRENT` over the
@@ -38,6 +39,7 @@ use crate::schema::{PRIMARY_TERM, PhysicalSchema, SEQ_NO, VERSION};
 
 const CURRENT: &str = "CURRENT";
 const ANEW: &str = "ANEW";
+const CHECKED: &str = "CHECKED";
 /// What tantivy calls the file that names a commit.
 pub const META: &str = "meta.json";
 /// Blocks of stored documents (16 KiB each) that a searcher keeps unpacked, per segment.
@@ -113,6 +115,16 @@ impl ReplicaDir {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What [`ReplicaDir::set_checked`] was given last, where it can be read.
+    pub fn checked(&self) -> Option<String> {
+        fs::read_to_string(self.root.join(CHECKED)).ok()
+    }
+
+    /// Notes which files were found good.
+    pub fn set_checked(&self, content: &str) -> Result<(), Error> {
+        self.write(CHECKED, content)
     }
 
     /// Removes the index in use, its mark last: the replica begins with nothing.

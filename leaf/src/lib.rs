@@ -2,12 +2,13 @@
 //!
 //! In reading order. What a replica is made of: [`schema`], [`index`], [`searcher`]. How it is
 //! written: [`apply`] (pure decisions, then their effect on the index), [`replica`] (tails the log,
-//! commits), [`copy`] (a replica made from another leaf's). How it is read: [`search`], run on
+//! commits), [`copy`] (a replica made from another leaf's). How damage is found: [`checksum`], [`watch`]. How it is read: [`search`], run on
 //! [`pool`], with [`pins`] between the query and the fetch phase. How it takes part in the cluster:
 //! [`node`], [`grpc`].
 
 pub mod aggregation;
 pub mod apply;
+pub mod checksum;
 pub mod columns;
 pub mod config;
 pub mod copy;
@@ -25,6 +26,7 @@ pub mod schema;
 pub mod search;
 pub mod searcher;
 pub mod statistics;
+pub mod watch;
 
 pub use config::Config;
 pub use error::Error;

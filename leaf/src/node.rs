@@ -27,6 +27,7 @@ use trawl_proto::{Generation, ShardKey};
 use self::directory::DataDir;
 use self::keeper::Keeper;
 use crate::config::Config;
+use crate::copy::rate::Rate;
 use crate::copy::server::Copies;
 use crate::error::Error;
 use crate::grpc::{LeafService, Service};
@@ -37,9 +38,12 @@ use crate::replica::Replica;
 use crate::replica::lag::LagCollector;
 use crate::replica::slots::WriterSlots;
 use crate::replica::tail::Shared;
+use crate::watch::FileWatch;
 
 /// How long a clean shutdown waits for each of its steps.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Replicas whose files are checked at a time before they serve.
+const CHECKS_AT_OPENING_MAX: usize = 2;
 /// Calls that roots may have given up before this leaf got to them: a paused leaf finds many when it goes
 /// on, and h2's default of 20 would end the connection with everything else on it.
 const GIVEN_UP_MAX: usize = 4_096;
@@ -109,12 +113,17 @@ impl LeafNode {
         let store = engine.store.clone();
         let membership = Membership::register(store, record, config.lease_time, cluster.clone()).await?;
         tracing::info!(leaf = %config.name, grpc = %grpc_addr, data_dir = %config.data_dir.display(), "leaf is registered");
+        let files = Arc::new(FileWatch::new());
         let shared = Shared {
             engine: engine.clone(),
             apply_slots: Arc::new(Semaphore::new(config.apply_threads.max(1))),
             growing: Arc::new(Semaphore::new(1)),
             writer_slots: WriterSlots::new(config.writers_max),
-            verify_slot: Semaphore::new(1),
+            check_slots: Semaphore::new(CHECKS_AT_OPENING_MAX),
+            background_check_slot: Semaphore::new(1),
+            opening_rate: Rate::new(config.copy.bytes_per_second),
+            check_rate: Rate::new(config.check.bytes_per_second),
+            files: files.clone(),
             metrics: Metrics::new(registry),
             config: config.clone(),
         };
@@ -125,6 +134,7 @@ impl LeafNode {
             pool,
             copies: Arc::new(Copies::new(config.data_dir.join("copies"), config.copy.clone())?),
             data_dir: data_dir.clone(),
+            files,
             engine,
             config,
         };
@@ -200,6 +210,7 @@ async fn watch_heads(service: Arc<Service>, shared: Arc<Shared>) {
         let is_quiet = moved_at.elapsed() > config.heads_quiet_time;
         let pause = if is_quiet { config.heads_interval_quiet } else { config.heads_interval };
         tokio::time::sleep(pause).await;
+        service.files.look();
         service.pins.expire();
         service.copies.expire();
         let replicas = service.replicas.all();

@@ -13,6 +13,7 @@ mod poison;
 mod room;
 pub mod slots;
 pub mod tail;
+pub mod trust;
 pub mod verify;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use lag::{Lag, SeenHead};
 use outcome_files::OutcomeFiles;
 use outcomes::Outcomes;
 use poison::Poison;
+use trust::Trust;
 
 /// What a replica is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,8 +94,8 @@ pub struct Replica {
     broken: Mutex<Option<Broken>>,
     /// Set while the replica is made anew: it holds nothing.
     empty: AtomicBool,
-    /// Whether its files were found to match their checksums since the process started.
-    verified: AtomicBool,
+    /// How far its files can be relied on.
+    trust: Trust,
     /// Why the tail has to stop and the replica be made anew.
     anew: Mutex<Option<String>>,
     /// How far the replica's copy from another leaf is.
@@ -138,7 +140,7 @@ impl Replica {
             suspect: AtomicBool::new(false),
             broken: Mutex::default(),
             empty: AtomicBool::new(false),
-            verified: AtomicBool::new(false),
+            trust: Trust::default(),
             anew: Mutex::default(),
             copying: Arc::default(),
             bytes_on_disk: AtomicU64::new(0),
@@ -348,8 +350,9 @@ impl Replica {
         }
     }
 
-    /// Stops the replica; the mark in its directory (`ReplicaDir::make_anew`) has to be there already.
+    /// Stops the replica; opening has to find that it is damaged.
     pub fn must_be_made_anew(&self, reason: String) {
+        self.set_phase(Phase::Recovering, reason.as_str());
         *self.anew.lock() = Some(reason);
         self.wake.notify_one();
     }
@@ -427,7 +430,7 @@ impl Replica {
     /// Steps to serving unless a refresh came in that is not searchable yet; returns whether it did.
     fn begin_serving(&self) -> bool {
         let began = self.progress.send_if_modified(|progress| {
-            let ready = progress.committed.seq >= self.serve_from() && !self.has_left();
+            let ready = progress.committed.seq >= self.serve_from() && !self.has_left() && !self.trust.is_changed();
             if ready {
                 (progress.phase, progress.reason) = (Phase::Serving, "".into());
             }

@@ -30,6 +30,11 @@ pub struct ShardSearcher {
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
+/// The id that the next searcher gets at the earliest.
+pub fn next_id() -> u64 {
+    NEXT_ID.load(Ordering::SeqCst)
+}
+
 impl ShardSearcher {
     /// A searcher with a new id and no open columns.
     pub fn new(
@@ -39,7 +44,7 @@ impl ShardSearcher {
         fields: Arc<FieldMap>,
         physical: Arc<PhysicalSchema>,
     ) -> Self {
-        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let id = NEXT_ID.fetch_add(1, Ordering::SeqCst);
         Self { shard, id, generation, searcher, fields, physical, columns: ColumnCache::default() }
     }
 }

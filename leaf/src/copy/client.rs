@@ -8,7 +8,6 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
-use tantivy::Index;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 use tonic::transport::{Channel, Endpoint};
@@ -22,6 +21,7 @@ use crate::error::Error;
 use crate::index::{META, ReplicaDir, ShardIndex};
 use crate::replica::outcome_files;
 use crate::replica::tail::blocking;
+use crate::replica::verify::check_copy;
 
 /// Files that one copy may have; an index of the largest size has some hundreds.
 const FILES_MAX: usize = 100_000;
@@ -110,18 +110,29 @@ pub async fn recover(
     progress.hold(manifest.generation.map(Into::into));
     progress.begin(manifest.files.iter().map(|file| file.bytes).sum());
     let copying = Copying { client: client.clone(), config, copy_id: manifest.copy_id.clone(), progress };
-    let fetched = copying.fetch(&manifest.files, dir).await.map_err(|error| match error {
-        Failed::Source(reason) => failed(reason),
-        Failed::Here(error) => error,
-    });
-    let mut request = tonic::Request::new(v1::CopyEndRequest { copy_id: manifest.copy_id });
+    let made = match copying.fetch(&manifest.files, dir).await {
+        Ok(path) => {
+            let dir = dir.clone();
+            blocking(move || publish(&dir, &path)).await.map_err(Failed::Here)
+        }
+        Err(failed) => Err(failed),
+    };
+    let damaged = match &made {
+        Ok(Err(damaged)) => damaged.clone(),
+        Err(Failed::Unreadable(file, _)) => vec![file.clone()],
+        _ => Vec::new(),
+    };
+    let mut request = tonic::Request::new(v1::CopyEndRequest { copy_id: manifest.copy_id, damaged });
     request.set_timeout(CONNECT_TIMEOUT);
     if let Err(status) = client.copy_end(request).await {
         tracing::debug!(%shard, reason = reason_of(&status), "the source did not hear that the copy has ended");
     }
-    let path = fetched?;
-    let (dir, shard) = (dir.clone(), shard.clone());
-    let generation = blocking(move || publish(&dir, &path)).await?;
+    let generation = match made {
+        Ok(Ok(generation)) => generation,
+        Ok(Err(damaged)) => return Err(failed(format!("files do not match their checksums: {}", damaged.join(", ")))),
+        Err(Failed::Source(reason) | Failed::Unreadable(_, reason)) => return Err(failed(reason)),
+        Err(Failed::Here(error)) => return Err(error),
+    };
     tracing::info!(%shard, source = %source.leaf, %generation, "replica was copied");
     Ok(generation)
 }
@@ -139,23 +150,25 @@ fn check(manifest: &v1::CopyManifestResponse) -> Result<(), String> {
     }
 }
 
-/// Checks the whole index and puts it in use.
-fn publish(dir: &ReplicaDir, path: &Path) -> Result<Generation, Error> {
+/// Checks the whole index and puts it in use; names of damaged files else.
+fn publish(dir: &ReplicaDir, path: &Path) -> Result<Result<Generation, Vec<String>>, Error> {
     let payload = ShardIndex::payload(path)?;
-    let damaged = Index::open_in_dir(path)?.validate_checksum()?;
+    let damaged = check_copy(path, dir)?;
     if !damaged.is_empty() {
-        return Err(Error::Damaged(format!("files of the copy do not match their checksums: {damaged:?}")));
+        return Ok(Err(damaged));
     }
     std::fs::File::open(path).and_then(|dir| dir.sync_all()).map_err(Error::io("sync", path))?;
     outcome_files::adopt(dir.path(), path)?;
     dir.publish(path)?;
     dir.made_anew()?;
-    Ok(Generation { incarnation: Incarnation(payload.incarnation), seq: Seq(payload.seq) })
+    Ok(Ok(Generation { incarnation: Incarnation(payload.incarnation), seq: Seq(payload.seq) }))
 }
 
 enum Failed {
     /// Another source may be better.
     Source(String),
+    /// The source cannot read this file.
+    Unreadable(String, String),
     /// No source will be.
     Here(Error),
 }
@@ -193,6 +206,7 @@ impl Copying<'_> {
                 Ok(()) => {}
                 Err(Attempt::Here(error)) => return Err(here(error)),
                 Err(Attempt::Ended(reason)) => return Err(Failed::Source(reason)),
+                Err(Attempt::Unreadable(reason)) => return Err(Failed::Unreadable(info.name.clone(), reason)),
                 Err(Attempt::Broke(reason)) => {
                     attempts = if written > before { 1 } else { attempts + 1 };
                     if attempts >= self.config.attempts_max {
@@ -239,6 +253,8 @@ enum Attempt {
     Broke(String),
     /// The copy is gone.
     Ended(String),
+    /// The source cannot read the file.
+    Unreadable(String),
     /// The disk failed.
     Here(std::io::Error),
 }
@@ -246,9 +262,8 @@ enum Attempt {
 impl Attempt {
     fn of(status: Status) -> Self {
         match status.code() {
-            Code::NotFound | Code::InvalidArgument | Code::DataLoss | Code::Unimplemented => {
-                Self::Ended(reason_of(&status))
-            }
+            Code::NotFound | Code::InvalidArgument | Code::Unimplemented => Self::Ended(reason_of(&status)),
+            Code::DataLoss => Self::Unreadable(reason_of(&status)),
             _ => Self::Broke(reason_of(&status)),
         }
     }

@@ -16,13 +16,16 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// So many bytes per second (at least one).
+    /// So many bytes per second; 0 for no limit.
     pub fn new(per_second: u64) -> Self {
-        Self { per_second: per_second.max(1), free_at: Mutex::new(Instant::now()) }
+        Self { per_second, free_at: Mutex::new(Instant::now()) }
     }
 
     /// Waits until so many bytes may pass.
     pub async fn pass(&self, bytes: usize) {
+        if self.per_second == 0 {
+            return;
+        }
         let takes = Duration::from_secs_f64(bytes as f64 / self.per_second as f64);
         let at = {
             let mut free_at = self.free_at.lock();

@@ -23,7 +23,7 @@ use tantivy::directory::META_LOCK;
 use tantivy::{Directory, Index, IndexMeta, TantivyError};
 use tonic::Status;
 use trawl_proto::v1::failure::Kind;
-use trawl_proto::{Generation, Incarnation, Seq, failure, v1};
+use trawl_proto::{Generation, Incarnation, Seq, ShardKey, failure, v1};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::rate::Rate;
@@ -44,6 +44,7 @@ pub struct Copies {
 }
 
 struct Copy {
+    shard: ShardKey,
     dir: PathBuf,
     /// Names and sizes.
     files: BTreeMap<String, u64>,
@@ -88,7 +89,12 @@ impl Copies {
     }
 
     /// Takes a copy of the replica in a directory as of its last commit.
-    pub async fn manifest(self: &Arc<Self>, replica: ReplicaDir, copier: &str) -> v1::CopyManifestResponse {
+    pub async fn manifest(
+        self: &Arc<Self>,
+        shard: &ShardKey,
+        replica: ReplicaDir,
+        copier: &str,
+    ) -> v1::CopyManifestResponse {
         let refused = |kind, reason: String| v1::CopyManifestResponse {
             failure: Some(failure(kind, reason)),
             ..v1::CopyManifestResponse::default()
@@ -99,12 +105,12 @@ impl Copies {
             return refused(Kind::Rejected, reason);
         }
         let id = uuid::Uuid::new_v4().simple().to_string();
-        let dir = self.dir.join(&id);
-        match blocking(move || take(&replica, dir)).await {
+        let (dir, own_shard) = (self.dir.join(&id), shard.clone());
+        match blocking(move || take(own_shard, &replica, dir)).await {
             Ok((copy, payload)) => {
                 let generation = Generation { incarnation: Incarnation(payload.incarnation), seq: Seq(payload.seq) };
                 let bytes: u64 = copy.files.values().sum();
-                tracing::info!(copier, copy = id, %generation, files = copy.files.len(), bytes, "a copy was taken");
+                tracing::info!(%shard, copier, copy = id, %generation, files = copy.files.len(), bytes, "a copy was taken");
                 let files = copy.files.iter();
                 let files = files.map(|(name, bytes)| v1::CopyFileInfo { name: name.clone(), bytes: *bytes }).collect();
                 self.open.lock().insert(id.clone(), Arc::new(copy));
@@ -148,10 +154,10 @@ impl Copies {
         Ok(futures::stream::try_unfold(reading, Reading::next).boxed())
     }
 
-    /// Ends a copy; ending one that is gone is fine.
-    pub fn end(&self, id: &str) {
+    /// Ends a copy, and returns of what it was; ending one that is gone is fine.
+    pub fn end(&self, id: &str) -> Option<ShardKey> {
         let copy = self.open.lock().remove(id);
-        drop(copy);
+        copy.map(|copy| copy.shard.clone())
     }
 }
 
@@ -199,14 +205,14 @@ fn read(file: Option<File>, path: &Path, offset: u64, length: usize) -> io::Resu
 }
 
 /// Links the files of the last commit into a new directory.
-fn take(replica: &ReplicaDir, dir: PathBuf) -> Result<(Copy, v1::CommitPayload), Error> {
+fn take(shard: ShardKey, replica: &ReplicaDir, dir: PathBuf) -> Result<(Copy, v1::CommitPayload), Error> {
     if let Some(reason) = replica.anew()? {
         return Err(Error::Damaged(format!("this replica has to be made anew itself: {reason}")));
     }
     let source = replica.peek()?.ok_or_else(|| Error::Damaged("there is no index".to_owned()))?;
     fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
     // From here on the directory goes with the copy, also when something below fails.
-    let mut copy = Copy { dir, files: BTreeMap::new(), used_at: Mutex::new(Instant::now()) };
+    let mut copy = Copy { shard, dir, files: BTreeMap::new(), used_at: Mutex::new(Instant::now()) };
     let index = Index::open_in_dir(&source)?;
     let lock = index.directory().acquire_lock(&META_LOCK).map_err(|error| TantivyError::LockFailure(error, None))?;
     let (metas, meta) = metas(&index, &source.join(META))?;

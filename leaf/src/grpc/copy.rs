@@ -40,5 +40,16 @@ pub async fn manifest(service: &Service, request: v1::CopyManifestRequest) -> v1
         let reason = format!("shard {} is not served by leaf {} now", replica.shard(), service.name);
         return refused(failure(Kind::Unavailable, reason));
     }
-    service.copies.manifest(service.data_dir.replica(replica.shard()), &request.leaf).await
+    let dir = service.data_dir.replica(replica.shard());
+    service.copies.manifest(replica.shard(), dir, &request.leaf).await
+}
+
+/// Lets go of a copy. What was damaged in it is damaged here.
+pub fn end(service: &Service, request: &v1::CopyEndRequest) {
+    let shard = service.copies.end(&request.copy_id);
+    if let Some(replica) = shard.and_then(|shard| service.replicas.get(&shard))
+        && !request.damaged.is_empty()
+    {
+        replica.suspect_files(&format!("a copy of it came with damaged files: {}", request.damaged.join(", ")));
+    }
 }

@@ -12,6 +12,7 @@ use super::Service;
 use crate::ShardSearcher;
 use crate::fetch::fetch_documents;
 use crate::replica::Replica;
+use crate::replica::trust::looks_like_damage;
 use crate::search::{Cancel, count_shard, search_shard, shard_statistics};
 
 /// How long a real-time get waits for the engine before it serves what is applied.
@@ -43,14 +44,17 @@ async fn search_one(
     let wanted = &search.shards[shard];
     let key = shard_of(&search.index_uid, wanted.shard);
     let result = async {
-        let searcher = searcher(service, &key, wanted.at_least_seq, cancel.deadline()).await?;
+        let (replica, searcher) = searcher(service, &key, wanted.at_least_seq, cancel.deadline()).await?;
         let (request, own_searcher, own_cancel) = (request.clone(), searcher.clone(), cancel.clone());
         let ran = service.pool.run(cancel, move || {
             let search = &request.indices[index];
             search_shard(&own_searcher, &request, search, &search.shards[shard], &own_cancel)
         });
-        let ran = ran.await?;
+        let ran = vouched(service, &replica, searcher.id, ran.await)?;
         let mut result = ran.value;
+        if let Some(failure) = result.failure.as_ref().filter(|failure| looks_like_damage(failure)) {
+            replica.suspect_files(&failure.reason);
+        }
         result.queue_us = u64::try_from(ran.queued.as_micros()).unwrap_or(u64::MAX);
         if !result.hits.is_empty() {
             service.pins.pin(&searcher);
@@ -70,12 +74,26 @@ async fn searcher(
     shard: &v1::Shard,
     at_least: u64,
     deadline: Instant,
-) -> Result<Arc<ShardSearcher>, Failure> {
+) -> Result<(Arc<Replica>, Arc<ShardSearcher>), Failure> {
     let replica = service.replica(Some(shard))?;
-    match at_least {
-        0 => replica.searcher(),
-        seq => replica.searcher_at_least(Seq(seq), deadline).await,
+    let searcher = match at_least {
+        0 => replica.searcher()?,
+        seq => replica.searcher_at_least(Seq(seq), deadline).await?,
+    };
+    Ok((replica, searcher))
+}
+
+/// What was read from a searcher, unless its files cannot be relied on: then another replica has to be asked. A
+/// failure that damaged files would explain has them checked.
+fn vouched<T>(service: &Service, replica: &Replica, searcher: u64, result: Result<T, Failure>) -> Result<T, Failure> {
+    service.files.look();
+    replica.vouch(searcher)?;
+    if let Err(failure) = &result
+        && looks_like_damage(failure)
+    {
+        replica.suspect_files(&failure.reason);
     }
+    result
 }
 
 /// The fetch phase: from the searcher that scored the hits if it is still pinned, else by id.
@@ -102,12 +120,20 @@ async fn fetch_one(
 ) -> Result<Vec<v1::Document>, Failure> {
     let key = wanted.shard.as_ref().map(ShardKey::from);
     let pinned = service.pins.get(wanted.searcher).filter(|searcher| Some(&searcher.shard) == key.as_ref());
-    let (searcher, by_id) = match pinned {
-        Some(searcher) => (searcher, false),
-        None => (service.replica(wanted.shard.as_ref())?.searcher()?, true),
+    // A replica that was closed meanwhile leaves its pinned searchers behind.
+    let replica = service.replica(wanted.shard.as_ref());
+    let (searcher, by_id) = match (pinned, &replica) {
+        (Some(searcher), _) => (searcher, false),
+        (None, Ok(replica)) => (replica.searcher()?, true),
+        (None, Err(failure)) => return Err(failure.clone()),
     };
+    let id = searcher.id;
     let task = move || fetch_documents(&searcher, &wanted.hits, by_id, wanted.query.as_ref(), &options);
-    service.pool.run(cancel, task).await?.value
+    let fetched = service.pool.run(cancel, task).await.and_then(|ran| ran.value);
+    match replica {
+        Ok(replica) => vouched(service, &replica, id, fetched),
+        Err(_) => fetched,
+    }
 }
 
 /// Term statistics of live documents.
@@ -123,14 +149,15 @@ pub async fn statistics(
         terms.shards.iter().map(move |number| async move {
             let shard = shard_of(&request.indices[index].index_uid, *number);
             let result = async {
-                let searcher = searcher(service, &shard, 0, cancel.deadline()).await?;
-                let generation = searcher.generation.into();
+                let (replica, searcher) = searcher(service, &shard, 0, cancel.deadline()).await?;
+                let (generation, id) = (searcher.generation.into(), searcher.id);
                 let request = request.clone();
                 let task = move || {
                     let terms = &request.indices[index];
                     shard_statistics(&searcher, &terms.fields, &terms.terms)
                 };
-                Ok((generation, service.pool.run(cancel, task).await?.value?))
+                let ran = service.pool.run(cancel, task).await.and_then(|ran| ran.value);
+                Ok((generation, vouched(service, &replica, id, ran)?))
             };
             match result.await {
                 Ok((generation, statistics)) => v1::ShardStatistics {
@@ -160,13 +187,15 @@ pub async fn count(service: &Service, request: v1::CountRequest, deadline: Insta
         search.shards.iter().map(move |wanted| async move {
             let shard = shard_of(&request.indices[index].index_uid, wanted.shard);
             let result = async {
-                let searcher = searcher(service, &shard, wanted.at_least_seq, cancel.deadline()).await?;
+                let (replica, searcher) = searcher(service, &shard, wanted.at_least_seq, cancel.deadline()).await?;
+                let id = searcher.id;
                 let (request, own_cancel) = (request.clone(), cancel.clone());
                 let task = move || match &request.indices[index].query {
                     Some(query) => count_shard(&searcher, query, &own_cancel),
                     None => Err(failure(Kind::Invalid, "a count without a query")),
                 };
-                service.pool.run(cancel, task).await?.value
+                let ran = service.pool.run(cancel, task).await.and_then(|ran| ran.value);
+                vouched(service, &replica, id, ran)
             };
             let (matched, failure) = match result.await {
                 Ok(matched) => (matched, None),
@@ -197,8 +226,10 @@ pub async fn get(service: &Service, request: v1::GetRequest, deadline: Instant) 
                 };
                 let hits: Vec<v1::HitAddress> =
                     wanted.ids.into_iter().map(|id| v1::HitAddress { id, ..v1::HitAddress::default() }).collect();
+                let id = searcher.id;
                 let task = move || fetch_documents(&searcher, &hits, true, None, &options);
-                service.pool.run(cancel, task).await?.value
+                let ran = service.pool.run(cancel, task).await.and_then(|ran| ran.value);
+                vouched(service, &replica, id, ran)
             };
             let (documents, failure) = split(result.await);
             v1::ShardGetResult { shard, failure, documents }

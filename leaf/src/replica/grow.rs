@@ -137,7 +137,7 @@ impl Opened<'_> {
         let Some(old) = self.core.take() else { return Ok(()) };
         let (core, searcher) = blocking(move || grown.replace(old)).await?;
         let replica = &self.tail.replica;
-        replica.searcher.store(Some(searcher));
+        self.tail.show(searcher);
         replica.pending.clear();
         replica.publish(&core);
         tracing::info!(shard = %replica.shard(), at = %core.applied(), spares = core.spares_left(), "the index was made again");

@@ -45,6 +45,7 @@ impl Tail {
                 return Err(Error::Anew(format!("there is nothing on disk and the log begins behind {trimmed}")));
             }
         }
+        self.check_before_serving().await?;
         let (shard, dir, pending) = (self.replica.shard().clone(), self.dir.clone(), self.replica.pending.clone());
         let (version, bytes, mappings) = (self.mapping_version, self.shared.config.writer_bytes, (self.mappings)());
         let source_bytes_max = self.shared.config.pending_source_bytes_max;
@@ -67,7 +68,8 @@ impl Tail {
             return Err(Error::Anew(format!("operation {at} was applied here and is skipped since")));
         }
         self.replica.remember(outcomes);
-        self.replica.searcher.store(Some(searcher));
+        self.replica.trust.watched.lock().clear();
+        self.show(searcher);
         self.replica.publish(&core);
         self.replica.empty.store(false, Ordering::Relaxed);
         // From here on what is committed holds the log.
@@ -103,7 +105,7 @@ impl Tail {
                     .await?;
                     drop(slot);
                     core = begun;
-                    self.replica.searcher.store(Some(searcher));
+                    self.show(searcher);
                     self.replica.publish(&core);
                     return Ok((core, head.last));
                 }
@@ -216,7 +218,7 @@ impl Tail {
     }
 
     /// The leaves that serve the shard, live ones only, in an order that differs from leaf to leaf.
-    fn sources(&self) -> Vec<Source> {
+    pub(super) fn sources(&self) -> Vec<Source> {
         let view = self.viewer.view();
         let own = &self.shared.config.name;
         let serving = view.serving.get(self.replica.shard()).map_or(&[][..], Vec::as_slice);

@@ -13,7 +13,7 @@
 
 mod commit;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,12 +30,15 @@ use super::grow::Growing;
 use super::room::more_room;
 use super::slots::{WriterSlot, WriterSlots};
 use super::{Phase, Replica};
+use crate::ShardSearcher;
 use crate::apply::isolation::Limits;
 use crate::apply::{Core, Mappings, Stop, panic_message};
 use crate::config::Config;
+use crate::copy::rate::Rate;
 use crate::error::Error;
 use crate::index::ReplicaDir;
 use crate::metrics::Metrics;
+use crate::watch::FileWatch;
 
 /// How long a writer may be kept from others who wait for one.
 const SLOT_TIME: Duration = Duration::from_secs(1);
@@ -54,8 +57,16 @@ pub struct Shared {
     pub growing: Arc<Semaphore>,
     /// Bounds the index writers.
     pub writer_slots: WriterSlots,
-    /// Held by the replica whose files are being checked.
-    pub verify_slot: Semaphore,
+    /// Bounds the replicas whose files are checked before they serve.
+    pub check_slots: Semaphore,
+    /// Held by the replica whose files are checked while it serves.
+    pub background_check_slot: Semaphore,
+    /// Of checks before serving, while others serve.
+    pub opening_rate: Rate,
+    /// Of checks while serving.
+    pub check_rate: Rate,
+    /// Hears of writes to files that never change.
+    pub files: Arc<FileWatch>,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -179,7 +190,7 @@ impl Tail {
         tokio::pin!(run);
         tokio::select! {
             result = &mut run => return result,
-            () = self.verify() => {}
+            () = self.check_now_and_then() => {}
         }
         run.await
     }
@@ -245,6 +256,7 @@ impl<'a> Opened<'a> {
         let mut rows = Vec::new();
         loop {
             self.check_history()?;
+            self.check_trust()?;
             self.check_skips()?;
             rows = match rows.is_empty() {
                 true if self.tail.replica.is_held(self.applied().seq) => Vec::new(),
@@ -298,6 +310,14 @@ impl<'a> Opened<'a> {
         }
     }
 
+    /// Files were written to by somebody else: opening checks them before anything is done with them.
+    fn check_trust(&self) -> Result<(), Stop> {
+        match self.tail.replica.trust.is_changed() {
+            true => Err(self.go_back()),
+            false => Ok(()),
+        }
+    }
+
     /// An operation may be skipped after it was applied here. If it is not committed, going back is enough;
     /// otherwise opening finds out that the replica has to be made anew.
     fn check_skips(&self) -> Result<(), Stop> {
@@ -338,7 +358,7 @@ impl<'a> Opened<'a> {
         }
         let Some(mut core) = self.core.take() else { return Ok(Vec::new()) };
         let after = rows.last().map(|row| row.last).unwrap_or_default();
-        let (replica, metrics) = (self.tail.replica.clone(), shared.metrics.clone());
+        let (replica, metrics, files) = (self.tail.replica.clone(), shared.metrics.clone(), shared.files.clone());
         let delay = shared.config.inject_apply_delay;
         let apply = async {
             let slot = shared.apply_slots.clone().acquire_owned().await;
@@ -346,7 +366,7 @@ impl<'a> Opened<'a> {
             core.when_stalled(Box::new(move || drop(slot)));
             blocking(move || {
                 let mut rows = VecDeque::from(rows);
-                let result = apply(&mut core, &mut rows, &replica, &metrics, delay);
+                let result = apply(&mut core, &mut rows, &replica, &files, &metrics, delay);
                 core.when_stalled(Box::new(|| {}));
                 Ok((core, rows, result))
             })
@@ -403,6 +423,35 @@ impl<'a> Opened<'a> {
     }
 }
 
+impl Tail {
+    /// Puts a searcher in use, and watches the files that it reads.
+    pub(super) fn show(&self, searcher: Arc<ShardSearcher>) {
+        self.watch_files_of(&searcher);
+        self.replica.searcher.store(Some(searcher));
+    }
+
+    /// Begins to watch files of segments that were not there before.
+    fn watch_files_of(&self, searcher: &ShardSearcher) {
+        let segments = searcher.searcher.segment_readers().iter();
+        let segments: BTreeSet<_> =
+            segments.map(|segment| (segment.segment_id().uuid_string(), segment.delete_opstamp())).collect();
+        let mut watched = self.replica.trust.watched.lock();
+        if *watched == segments {
+            return;
+        }
+        let Ok(Some(path)) = self.dir.peek() else { return };
+        for file in std::fs::read_dir(path).into_iter().flatten().flatten() {
+            let name = file.file_name();
+            let name = name.to_string_lossy();
+            let segment = name.split('.').next().unwrap_or_default();
+            if segments.iter().any(|(id, _)| id == segment) {
+                self.shared.files.add(&self.replica, &file.path());
+            }
+        }
+        *watched = segments;
+    }
+}
+
 impl Replica {
     pub(super) fn publish(&self, core: &Core) {
         self.fields.store(Some(core.fields().clone()));
@@ -421,6 +470,7 @@ fn apply(
     core: &mut Core,
     rows: &mut VecDeque<Record>,
     replica: &Replica,
+    files: &FileWatch,
     metrics: &Metrics,
     delay: Option<Duration>,
 ) -> Result<(), Stop> {
@@ -431,6 +481,11 @@ fn apply(
         }
         let incarnation = core.applied().incarnation;
         let outcomes = core.apply(row, rows.get(1))?;
+        files.look();
+        if replica.trust.is_changed() {
+            // What was found in changed files may be wrong.
+            return Err(Stop::Again);
+        }
         metrics.count(&outcomes);
         if let Some(files) = replica.outcome_files.lock().as_mut() {
             files.append(row, &outcomes)?;

@@ -278,8 +278,20 @@ async fn a_damaged_replica_without_others_begins_anew_from_a_log_that_reaches_ba
     leaf.stop().await;
 }
 
+/// In stored documents, where no search notices.
+fn flip_a_bit(index: &std::path::Path) -> String {
+    let store = std::fs::read_dir(index).unwrap().flatten().map(|file| file.path());
+    let store = store.filter(|path| path.extension().is_some_and(|extension| extension == "store"));
+    let store = store.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let mut bytes = std::fs::read(&store).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    std::fs::write(&store, bytes).unwrap();
+    store.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flipped_bit_is_found_in_the_background_and_the_replica_made_anew() {
+async fn a_flipped_bit_is_found_before_the_replica_serves_and_the_replica_made_anew() {
     let (pair, mut source) = Pair::new(500).await;
     pair.assign(&["leaf-0", "leaf-1"]).await;
     let config = pair.config("leaf-1");
@@ -288,18 +300,29 @@ async fn a_flipped_bit_is_found_in_the_background_and_the_replica_made_anew() {
     target.serving(&pair.shard).await;
     target.stop().await;
     let damaged = dir.peek().unwrap().unwrap();
-    // Stored documents: no search notices.
-    let store = std::fs::read_dir(&damaged).unwrap().flatten().map(|file| file.path());
-    let store = store.filter(|path| path.extension().is_some_and(|extension| extension == "store"));
-    let store = store.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
-    let mut bytes = std::fs::read(&store).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 4;
-    std::fs::write(&store, bytes).unwrap();
+    flip_a_bit(&damaged);
     let mut target = pair.cluster.start(config).await;
     until("another index is in use", || dir.peek().unwrap().unwrap() != damaged && dir.anew().unwrap().is_none()).await;
     pair.agree(&mut source, &mut target).await;
     assert!(tantivy::Index::open_in_dir(dir.peek().unwrap().unwrap()).unwrap().validate_checksum().unwrap().is_empty());
+    source.stop().await;
+    target.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_hears_from_whoever_copies_that_its_files_are_damaged() {
+    let unchecked = |config: &mut Config| config.check.bytes_per_second = 0;
+    let (pair, source) = Pair::with(500, unchecked).await;
+    source.stop().await;
+    let mut config = pair.config("leaf-0");
+    unchecked(&mut config);
+    let name = flip_a_bit(&ReplicaDir::new(replica_path(&config, "uid-1")).peek().unwrap().unwrap());
+    let mut source = pair.cluster.start(config).await;
+    source.serving(&pair.shard).await;
+    pair.assign(&["leaf-0", "leaf-1"]).await;
+    let target = pair.cluster.start(pair.config("leaf-1")).await;
+    let status = source.until_status(&pair.shard, |status| status.state() == State::Failed).await;
+    assert!(status.reason.contains(&name) && status.reason.contains("no other leaf serves"), "{}", status.reason);
     source.stop().await;
     target.stop().await;
 }

@@ -79,7 +79,7 @@ impl Opened<'_> {
         drop(slot);
         // First the searcher, then the map: a real-time get asks the map first.
         let replica = &self.tail.replica;
-        replica.searcher.store(Some(searcher));
+        self.tail.show(searcher);
         replica.pending.clear();
         replica.publish(&core);
         self.core = Some(core);
@@ -150,7 +150,7 @@ impl Opened<'_> {
         let segments = |searcher: &crate::ShardSearcher| searcher.searcher.segment_readers().len();
         let before = self.tail.replica.searcher.load().as_ref().map_or(0, |searcher| segments(searcher));
         if segments(&searcher) != before {
-            self.tail.replica.searcher.store(Some(searcher));
+            self.tail.show(searcher);
         }
         self.slot = None;
         self.measure().await
