@@ -8,6 +8,7 @@ use std::{
 use clap::Subcommand;
 use reqwest::Method;
 use serde_json::{Value, json};
+use trawl_data::load::counted;
 
 use crate::api::{Api, Common, number, print_json, table, text};
 
@@ -230,7 +231,7 @@ async fn drain(args: DrainArgs) -> anyhow::Result<ExitCode> {
     while !args.no_wait && drain["safe_to_remove"] != true {
         let left = drain["replicas"].as_u64();
         if last != left && !args.common.json {
-            table::say(&format!("{} replicas are still on {}", number(&drain, "replicas"), args.leaf));
+            table::say(&format!("still on {}: {}", args.leaf, counted(left.unwrap_or_default(), "replica")));
             (last, moved_at) = (left, Some(Instant::now()));
         }
         if moved_at.is_some_and(|at| at.elapsed() > STUCK) && !args.common.json {

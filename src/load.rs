@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use trawl_data::{
     load::{
-        Client, Console, EnqueueOptions, LoadError, LoadOptions, enqueue, load,
+        Client, Console, EnqueueOptions, LoadError, LoadOptions, counted, enqueue, load,
         queue::{HttpQueue, KIND, TaskQueue},
     },
     readers::Format,
@@ -211,12 +211,13 @@ async fn push(options: EnqueueOptions, cluster: Option<String>) -> anyhow::Resul
     let enqueued = outcome.context("not everything was enqueued; run it again to push the rest")?;
     let known = enqueued.tasks - enqueued.added;
     let megabytes = enqueued.bytes as f64 / 1e6;
-    print!("enqueued {} tasks from {} files ({megabytes:.1} MB)", enqueued.added, enqueued.files);
+    let (added, files) = (counted(enqueued.added, "task"), counted(enqueued.files, "file"));
+    print!("enqueued {added} from {files} ({megabytes:.1} MB)");
     if known > 0 {
         print!("; {known} were in the queue already or done (--again adds them anyway)");
     }
     if enqueued.unread > 0 {
-        print!("; could not be read: {} files", enqueued.unread);
+        print!("; could not be read: {}", counted(enqueued.unread, "file"));
     }
     println!();
     if let Ok(counts) = queue.counts(KIND).await {

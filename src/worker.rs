@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, process::ExitCode, sync::Arc, time::Duration};
 
 use trawl_data::load::{
-    Client, Observer, Rejection, WorkerOptions,
+    Client, Observer, Rejection, WorkerOptions, counted,
     queue::{HttpQueue, KIND, TaskQueue},
     work,
 };
@@ -81,15 +81,20 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let kinds: Vec<String> = tally.rejected.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let kinds = if kinds.is_empty() { String::new() } else { format!(" ({})", kinds.join(", ")) };
     println!(
-        "{} tasks done: loaded {} documents, rejected {rejected}{kinds}; {} attempts failed, {} claims lost, {} given back",
-        report.done, tally.loaded, report.failed, report.lost, report.given_back
+        "{} done: loaded {}, rejected {rejected}{kinds}; {} failed, {} lost, {} given back",
+        counted(report.done, "task"),
+        counted(tally.loaded, "document"),
+        counted(report.failed, "attempt"),
+        counted(report.lost, "claim"),
+        report.given_back
     );
     if !args.until_empty || stop.is_cancelled() {
         return Ok(ExitCode::SUCCESS);
     }
     let counts = queue.counts(KIND).await.unwrap_or_default();
     if counts.dead > 0 {
-        eprintln!("{} tasks are dead: `trawl queue dead list` shows them, `replay` tries them again", counts.dead);
+        let dead = counted(counts.dead, "dead task");
+        eprintln!("{dead}: `trawl queue dead list` shows what was wrong, `trawl queue dead replay` tries again");
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)

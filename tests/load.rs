@@ -179,7 +179,7 @@ async fn files_that_cannot_be_read_are_counted_apart_and_the_others_are_loaded()
     assert!(text.contains("loaded 0 documents") && text.contains("could not be read: 2 files"), "{text}");
     let (code, text) = load(&cluster, "mixed", &["--enqueue"], &files, None).await;
     assert_eq!(code, 1);
-    assert!(text.contains("enqueued 1 tasks from 2 files") && text.contains("could not be read: 4 files"), "{text}");
+    assert!(text.contains("enqueued 1 task from 2 files") && text.contains("could not be read: 4 files"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

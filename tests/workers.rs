@@ -259,7 +259,7 @@ async fn a_task_whose_file_is_missing_dies_is_shown_and_replayed() {
     let worker = ["worker", "--cluster", &engine, "--until-empty"];
     let (code, text) = trawl(&worker).await;
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("1 tasks are dead"), "{text}");
+    assert!(text.contains("1 dead task"), "{text}");
 
     let (code, text) = trawl(&["queue", "dead", "list", "--endpoint", &endpoint]).await;
     assert_eq!(code, Some(0));
@@ -293,7 +293,7 @@ async fn a_folder_of_texts_shares_tasks_and_a_worker_told_to_end_gives_them_back
         ["load", "--enqueue", "--endpoint", &endpoint, "--index", "texts", "--batch-bytes", "300", path(&texts)];
     let (code, text) = trawl(&enqueue).await;
     assert_eq!(code, Some(0));
-    assert!(text.contains("enqueued 1 tasks from 500 files"), "{text}");
+    assert!(text.contains("enqueued 1 task from 500 files"), "{text}");
     let worker = ["worker", "--endpoint", &endpoint, "--until-empty"];
     let running = Running::start(&worker);
     wait_until("the worker is in the middle", async || count(&cluster.client, "texts").await > 0).await;

@@ -40,7 +40,7 @@ use crate::readers::{Event, Format, Input, Opened, can_be_cut, read};
 pub use client::{Client, ClientError, Reply};
 pub use console::Console;
 pub use enqueue::{EnqueueOptions, Enqueued, enqueue};
-pub use report::{Observer, Progress, Quiet, Rejection, Report};
+pub use report::{Observer, Progress, Quiet, Rejection, Report, counted};
 pub use task::{LoadTask, Tally};
 pub use worker::{WorkReport, WorkerOptions, work};
 

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
+use trawl_data::load::counted;
 
 use super::{Api, Common, number, print_json, status::what, table, text};
 
@@ -111,7 +112,7 @@ async fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
     }
     let kept = letters["kept"].as_u64().unwrap_or(0);
     let aged_out = letters["aged_out"].as_u64().unwrap_or(0);
-    table::say(&format!("{kept} documents in all indices; {aged_out} older ones made room and are gone"));
+    table::say(&format!("{} in all indices; {aged_out} older ones made room and are gone", counted(kept, "document")));
     let tasks = list(&tasks, "tasks");
     if !tasks.is_empty() {
         table::say("");
@@ -126,7 +127,7 @@ async fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
         };
         table::print(&["task", "attempts", "time", "what", "reason"], &tasks.iter().map(row).collect::<Vec<_>>());
     }
-    table::say(&format!("{} tasks", tasks.len()));
+    table::say(&counted(tasks.len() as u64, "task"));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -94,14 +94,19 @@ impl Report {
     }
 }
 
+/// So many of what has a plural with an s: "1 file", "2 files".
+pub fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rate = self.documents_per_second();
         let megabytes = self.bytes_loaded as f64 / 1e6;
         write!(
             f,
-            "loaded {} documents ({megabytes:.1} MB) in {:.1} s, {rate:.0} docs/s",
-            self.loaded,
+            "loaded {} ({megabytes:.1} MB) in {:.1} s, {rate:.0} docs/s",
+            counted(self.loaded, "document"),
             self.elapsed.as_secs_f64()
         )?;
         if self.replaced > 0 {
@@ -114,7 +119,7 @@ impl fmt::Display for Report {
             write!(f, " ({})", kinds.join(", "))?;
         }
         if self.unread > 0 {
-            write!(f, "; could not be read: {} {}", self.unread, if self.unread == 1 { "file" } else { "files" })?;
+            write!(f, "; could not be read: {}", counted(self.unread, "file"))?;
         }
         let (loaded, rejected) = (self.earlier.loaded, self.earlier.rejected_total());
         if loaded + rejected > 0 {
@@ -124,7 +129,7 @@ impl fmt::Display for Report {
             write!(f, " and {rejected} rejected")?;
         }
         if self.retries > 0 {
-            write!(f, "; {} requests sent again", self.retries)?;
+            write!(f, "; {} sent again", counted(self.retries, "request"))?;
         }
         Ok(())
     }
