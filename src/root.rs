@@ -39,6 +39,11 @@ pub struct Args {
     #[arg(long, env = "TRAWL_REPLACE_AFTER", default_value = "60s", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub replace_after: Duration,
 
+    /// Calls to leaves that are made a second time, at another replica, because they are late: at most this share of
+    /// all calls; 0 makes none
+    #[arg(long, env = "TRAWL_HEDGE_BUDGET", default_value = "0.05", value_parser = share, value_name = "SHARE")]
+    pub hedge_budget: f64,
+
     /// Failure zone of this process
     #[arg(long, env = "TRAWL_ZONE", value_name = "ZONE")]
     pub zone: Option<String>,
@@ -66,6 +71,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     config.http_advertise = args.http_advertised;
     config.zone = args.zone;
     config.lead.replace_after = args.replace_after;
+    config.search.hedge.ratio = args.hedge_budget;
     config.lead.inject_hold = args.inject_hold.map(|directory| directory.join(&name));
     let mut options = EngineOptions::default();
     args.limits.apply(&mut config, &mut options);
@@ -84,6 +90,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     healthy?;
     served.with_context(|| format!("root {name} failed"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    (0.0..=1.0).contains(&share).then_some(share).ok_or_else(|| "a share lies between 0 and 1".to_owned())
 }
 
 /// Answers "serving" for as long as the process runs.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use trawl_proto::NodeName;
 
 pub use crate::leaf_client::{Connect, Connection};
+pub use crate::policy::hedge::HedgeConfig;
 
 /// Settings of one root process.
 #[derive(Clone, Debug)]
@@ -116,6 +117,8 @@ pub struct SearchConfig {
     pub margin: Duration,
     /// How many calls one shard may cost in one phase, over all replicas. Default 8.
     pub attempts_max: u32,
+    /// When a late call is made a second time, at another replica.
+    pub hedge: HedgeConfig,
     /// Large aggregations that are merged at the same time; others wait, not longer than their deadline.
     /// Default: the number of cores.
     pub merges_max: usize,
@@ -138,6 +141,7 @@ impl Default for SearchConfig {
             statistics_entries_max: 100_000,
             margin: Duration::from_millis(15),
             attempts_max: 8,
+            hedge: HedgeConfig::default(),
             merges_max: std::thread::available_parallelism().map_or(2, usize::from),
             partial_bytes_max: 64 << 20,
             mappings_max: 1_000,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use trawl_proto::{NodeName, v1};
 
 use crate::gather::Ranked;
+use crate::hedging::Phase;
 use crate::plan::Target;
 use crate::request::FoundHit;
 use crate::scatter::{Scatter, Scattered, by_position};
@@ -36,7 +37,7 @@ pub async fn documents(
     let targets: Vec<Target> = winners.iter().map(|winners| winners.target.clone()).collect();
     let targets = &targets;
     let mut scattered = scatter
-        .run(targets, &|leaf, asked, timeout: Duration| {
+        .run(Phase::Fetch, targets, &|leaf, asked, timeout: Duration| {
             let shards = asked.iter().map(|at| shard_fetch(&winners[*at], ranked, leaf.name())).collect();
             let request = v1::FetchRequest { shards, options: Some(options.clone()) };
             Box::pin(async move {

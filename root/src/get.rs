@@ -11,6 +11,7 @@ use trawl_proto::{ShardKey, v1};
 
 use crate::catalog;
 use crate::error::Error;
+use crate::hedging::Phase;
 use crate::plan::{Planner, Preference, Target};
 use crate::request::ShardFailure;
 use crate::root::Root;
@@ -43,6 +44,7 @@ pub(crate) async fn get(
         deadline: Instant::now() + TIMEOUT,
         margin: root.config.search.margin,
         attempts_max: root.config.search.attempts_max,
+        hedging: &root.hedging,
         metrics: &root.metrics,
     };
     let (targets, places, ids, options) = (&targets, &places, &ids, &options);
@@ -52,7 +54,7 @@ pub(crate) async fn get(
         v1::ShardGet { shard: Some((&targets[*at].shard).into()), ids }
     };
     let mut scattered = scatter
-        .run(targets, &|leaf, asked, timeout| {
+        .run(Phase::Get, targets, &|leaf, asked, timeout| {
             let shards = asked.iter().map(shard_get).collect();
             let request = v1::GetRequest { shards, options: Some(options.clone()), realtime };
             Box::pin(async move {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
@@ -24,6 +24,11 @@ use trawl_proto::{NodeName, failure, failure_from_status, v1};
 pub use self::connection::{Connect, Connection, ConnectionState};
 use self::connection::{Connector, Watched};
 use crate::config::LeavesConfig;
+use crate::hedging::Phase;
+use crate::policy::choice::{Candidate, Estimate};
+
+/// For how long a leaf that refused something is believed to have no room.
+const SATURATED_TIME: Duration = Duration::from_millis(500);
 
 /// The clients of all leaves.
 pub struct LeafClients {
@@ -116,6 +121,15 @@ pub struct LeafClient {
     rpc: v1::leaf_client::LeafClient<Channel>,
     connection: Arc<Watched>,
     in_flight: AtomicUsize,
+    observed: Mutex<Observed>,
+}
+
+/// How long searches have taken.
+#[derive(Clone, Copy, Default)]
+struct Observed {
+    estimate: Estimate,
+    heard_at: Option<Instant>,
+    refused_at: Option<Instant>,
 }
 
 macro_rules! calls {
@@ -155,6 +169,7 @@ impl LeafClient {
             rpc: v1::leaf_client::LeafClient::new(channel).max_decoding_message_size(config.answer_bytes_max),
             connection,
             in_flight: AtomicUsize::new(0),
+            observed: Mutex::default(),
         })
     }
 
@@ -167,9 +182,43 @@ impl LeafClient {
         &self.name
     }
 
-    /// Calls that wait for an answer.
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+    /// What is known of it, for choosing between replicas.
+    pub fn candidate(&self) -> Candidate {
+        let observed = *self.observed.lock();
+        Candidate {
+            estimate: observed.estimate,
+            idle: observed.heard_at.map_or(Duration::ZERO, |at| at.elapsed()),
+            waiting: self.in_flight.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Notes how long it took to answer.
+    pub fn answered(&self, phase: Phase, took: Duration) {
+        self.observe(phase, |estimate| estimate.observe(took));
+    }
+
+    /// Notes that it took at least so long and is not waited for any more.
+    pub fn given_up(&self, phase: Phase, took: Duration) {
+        self.observe(phase, |estimate| estimate.observe_at_least(took));
+    }
+
+    /// Only searches count: other phases take other times.
+    fn observe(&self, phase: Phase, observe: impl FnOnce(&mut Estimate)) {
+        if phase == Phase::Search {
+            let mut observed = self.observed.lock();
+            observe(&mut observed.estimate);
+            observed.heard_at = Some(Instant::now());
+        }
+    }
+
+    /// Notes that it had no room for a request.
+    pub fn refused(&self) {
+        self.observed.lock().refused_at = Some(Instant::now());
+    }
+
+    /// Whether it refused something a moment ago.
+    pub fn is_saturated(&self) -> bool {
+        self.observed.lock().refused_at.is_some_and(|at| at.elapsed() < SATURATED_TIME)
     }
 
     /// Whether the connection works, as far as known.

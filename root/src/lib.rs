@@ -1,7 +1,7 @@
 //! A root: HTTP, planning, scatter, gather, ingest, and the control plane when it leads.
 //!
 //! In reading order: what goes in and out ([`request`], [`error`]), the operations ([`Root`]), the way
-//! of a query (`search`, `plan`, `statistics`, `scatter`, `leaf_client`, [`gather`], `fetch`), of a
+//! of a query (`search`, `plan`, [`policy`], `statistics`, `scatter`, `hedging`, `leaf_client`, [`gather`], `fetch`), of a
 //! write (`ingest`, `refresh`), of an index (`catalog`, `lifecycle`, `fields`), what is seen from
 //! outside (`health`, `status`, `metrics`), the leader (`lead`), its part in the cluster ([`member`]), and the process
 //! ([`node`]).
@@ -14,8 +14,10 @@ mod root;
 mod fetch;
 pub mod gather;
 mod get;
+mod hedging;
 mod leaf_client;
 mod plan;
+pub mod policy;
 mod scatter;
 mod search;
 mod statistics;

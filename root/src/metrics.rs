@@ -23,6 +23,14 @@ pub struct Metrics {
     pub reads_in_flight: Gauge,
     /// Shards asked again elsewhere after a failure.
     pub leaf_retries: Counter,
+    /// Calls made a second time because the first was late.
+    pub hedges: Counter,
+    /// Of these, those whose answer was accepted for some shard.
+    pub hedges_won: Counter,
+    /// Late calls that were not made a second time because the budget was spent.
+    pub hedges_refused: Counter,
+    /// Calls to leaves that were cancelled because their answers had come from elsewhere.
+    pub calls_cancelled: Counter,
     /// Searches that had to ask for statistics first.
     pub statistics_asked: Counter,
     /// Searches scattered once more, because statistics or fields had changed.
@@ -61,6 +69,10 @@ impl Metrics {
             search_seconds: latency(),
             reads_in_flight: Gauge::default(),
             leaf_retries: Counter::default(),
+            hedges: Counter::default(),
+            hedges_won: Counter::default(),
+            hedges_refused: Counter::default(),
+            calls_cancelled: Counter::default(),
             statistics_asked: Counter::default(),
             searches_repeated: Counter::default(),
             operations: Counter::default(),
@@ -90,6 +102,12 @@ impl Metrics {
         );
         registry.register("reads_in_flight", "Searches, counts and gets at work", metrics.reads_in_flight.clone());
         registry.register("leaf_retries", "Shards asked again elsewhere after a failure", metrics.leaf_retries.clone());
+        registry.register("hedges", "Calls made a second time because the first was late", metrics.hedges.clone());
+        registry.register("hedges_won", "Hedges whose answer was accepted for some shard", metrics.hedges_won.clone());
+        let help = "Late calls that were not made a second time because the budget was spent";
+        registry.register("hedges_refused", help, metrics.hedges_refused.clone());
+        let help = "Calls to leaves that were cancelled because their answers had come from elsewhere";
+        registry.register("calls_cancelled", help, metrics.calls_cancelled.clone());
         registry.register(
             "statistics_asked",
             "Searches that had to ask for term statistics first",

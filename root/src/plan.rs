@@ -1,8 +1,8 @@
 //! Which replicas to ask, in which order: a pure function of one view, the wish of the request and
 //! what is known of the leaves.
 //!
-//! Now: working connections first, then the least work (calls in flight plus shards this very
-//! request already gave the leaf), then by turns. Choosing by observed latency has its place here.
+//! Working connections first, then who is expected to answer first ([`crate::policy::choice`]), of two chosen by
+//! the request's turn where there are more; equals take turns.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use trawl_proto::{NodeName, ShardKey};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::Error;
+use crate::policy::choice::{self, Candidate};
 
 /// One shard and who can answer for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,12 +60,12 @@ impl Preference {
 }
 
 /// What is known of a leaf at the time of planning.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Load {
     /// Whether it seems to be gone: asked only when nobody else is left.
     pub gone: bool,
-    /// Calls that wait for its answer.
-    pub in_flight: usize,
+    /// How long it takes to answer, and what waits there.
+    pub candidate: Candidate,
 }
 
 /// Makes targets of all shards of some indices.
@@ -115,29 +116,36 @@ impl<'a> Planner<'a> {
     }
 
     fn ranked(&self, shard: &ShardKey, leaves: &[NodeName]) -> Vec<NodeName> {
-        let mut ranked: Vec<_> = leaves
-            .iter()
-            .enumerate()
-            .filter_map(|(position, leaf)| Some((self.rank(shard, leaf, position, leaves.len())?, leaf)))
-            .collect();
+        let loads: Vec<Load> = leaves.iter().map(|leaf| self.load_of(leaf)).collect();
+        let costs = choice::costs(&loads.iter().map(|load| load.candidate).collect::<Vec<_>>());
+        let turn = self.turn.wrapping_add(shard.number.into());
+        let (one, other) = choice::two_of(leaves.len(), turn);
+        // Lower is asked earlier; `None` is not asked at all.
+        let rank = |at: usize, leaf: &NodeName| {
+            let (gone, cost, passed_over) = (loads[at].gone, costs[at], usize::from(at != one && at != other));
+            let turn = (at as u64).wrapping_add(turn) % leaves.len() as u64;
+            let place = |wished: &[NodeName]| wished.iter().position(|name| name == leaf);
+            Some(match self.preference {
+                Preference::Any => (gone, passed_over, cost, turn),
+                Preference::Stable(text) => (gone, 0, 0, stable(text, shard, leaf)),
+                Preference::Only(wished) => (gone, place(wished)?, 0, turn),
+                Preference::Prefer(wished) => match place(wished) {
+                    Some(place) => (gone, place, 0, turn),
+                    None => (gone, wished.len() + passed_over, cost, turn),
+                },
+            })
+        };
+        let ranked = leaves.iter().enumerate().filter_map(|(at, leaf)| Some((rank(at, leaf)?, leaf)));
+        let mut ranked: Vec<_> = ranked.collect();
         ranked.sort();
         ranked.into_iter().map(|(_, leaf)| leaf.clone()).collect()
     }
 
-    /// Lower is asked earlier; `None` is not asked at all.
-    fn rank(&self, shard: &ShardKey, leaf: &NodeName, position: usize, replicas: usize) -> Option<(bool, usize, u64)> {
-        let load = (self.load)(leaf);
-        let work = load.in_flight + self.planned.get(leaf).copied().unwrap_or(0);
-        let turn = (position as u64 + self.turn + u64::from(shard.number)) % replicas.max(1) as u64;
-        match self.preference {
-            Preference::Any => Some((load.gone, work, turn)),
-            Preference::Stable(text) => Some((load.gone, 0, stable(text, shard, leaf))),
-            Preference::Only(leaves) => Some((load.gone, leaves.iter().position(|name| name == leaf)?, turn)),
-            Preference::Prefer(leaves) => {
-                let place = leaves.iter().position(|name| name == leaf);
-                Some((load.gone, place.unwrap_or(leaves.len() + work), turn))
-            }
-        }
+    /// What is known of a leaf; the shards that this request already gave it wait there too.
+    fn load_of(&self, leaf: &NodeName) -> Load {
+        let mut load = (self.load)(leaf);
+        load.candidate.waiting += self.planned.get(leaf).copied().unwrap_or(0);
+        load
     }
 }
 
@@ -203,7 +211,7 @@ mod tests {
     #[test]
     fn a_leaf_that_seems_gone_is_asked_last() {
         let view = view(4);
-        let load = |leaf: &NodeName| Load { gone: leaf.as_str() == "leaf-1", in_flight: 0 };
+        let load = |leaf: &NodeName| Load { gone: leaf.as_str() == "leaf-1", ..Load::default() };
         for preference in [Preference::Any, Preference::Stable("session".to_owned())] {
             for turn in 0..4 {
                 for target in Planner::new(&view, &preference, &load, turn).targets(&[index(4)]) {
@@ -216,7 +224,9 @@ mod tests {
     #[test]
     fn the_least_busy_is_asked_first() {
         let view = view(1);
-        let load = |leaf: &NodeName| Load { gone: false, in_flight: if leaf.as_str() == "leaf-0" { 7 } else { 0 } };
+        let busy = Candidate { waiting: 7, ..Candidate::default() };
+        let candidate = |leaf: &NodeName| if leaf.as_str() == "leaf-0" { busy } else { Candidate::default() };
+        let load = |leaf: &NodeName| Load { gone: false, candidate: candidate(leaf) };
         let targets = Planner::new(&view, &Preference::Any, &load, 0).targets(&[index(1)]);
         assert_eq!(targets[0].replicas[0].as_str(), "leaf-1");
     }

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::engine_gate::EngineGate;
 use crate::error::Error;
 use crate::fields::Fields;
+use crate::hedging::Hedging;
 use crate::ingest::lag::Lags;
 use crate::leaf_client::LeafClients;
 use crate::limits::Limit;
@@ -36,6 +37,7 @@ pub struct Root {
     pub(crate) leaves: LeafClients,
     pub(crate) mappings: Mappings,
     pub(crate) fields: Fields,
+    pub(crate) hedging: Hedging,
     pub(crate) statistics: StatisticsCache,
     pub(crate) metrics: Metrics,
     /// Whether the logs can be appended to.
@@ -70,6 +72,7 @@ impl Root {
             leaves: LeafClients::new(config.leaves.clone()),
             mappings: Mappings::new(search.mappings_max),
             fields: Fields::default(),
+            hedging: Hedging::new(search.hedge),
             statistics: StatisticsCache::new(search.statistics_entries_max, search.statistics_age_max),
             metrics: Metrics::new(registry),
             log_gate: EngineGate::default(),

@@ -4,25 +4,30 @@
 //! Calls carry all shards of a leaf; answers stay separate per shard. A shard that failed goes at
 //! once to its next replica, as long as there is time: replicas of the plan first, then any that the
 //! view has learned of since, then leaves that hold the shard and may have begun to serve it, and at
-//! last, when only the connection failed, the same leaf once more.
-//! The first answer for a shard is accepted and later ones are dropped, so a second copy of a late
-//! call (a hedge) can be added to [`Scatter::run`]'s loop as one more event.
+//! last, when only the connection failed, the same leaf once more. A call that is late is hedged: its
+//! shards are asked for a second time, at other replicas, while there is a budget for it. The first
+//! answer for a shard is accepted, and calls that nothing is wanted from any more are cancelled.
 
+mod progress;
 mod reply;
+mod wave;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::future::BoxFuture;
+use futures::future::{AbortHandle, AbortRegistration, Abortable, BoxFuture};
 use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 use trawl_cluster::view::Viewer;
 use trawl_proto::v1::failure::Kind;
 use trawl_proto::{NodeName, failure, v1};
 
+use self::progress::Progress;
 pub use self::reply::{PerShard, by_position};
+use self::wave::{Call, Open, Wanted, Wave};
+use crate::hedging::{Hedging, Phase};
 use crate::leaf_client::{ConnectionState, LeafClient, LeafClients, unknown_leaf};
 use crate::metrics::Metrics;
 use crate::plan::{Load, Planner, Preference, Target};
@@ -49,6 +54,8 @@ pub struct Scatter<'a> {
     pub margin: Duration,
     /// Calls per shard at most.
     pub attempts_max: u32,
+    /// When a call is late, and whether it may be made twice.
+    pub hedging: &'a Hedging,
     /// Counters.
     pub metrics: &'a Metrics,
 }
@@ -98,20 +105,10 @@ pub fn margin(left: Duration, setting: Duration) -> Duration {
 pub fn load_of<'a>(leaves: &'a LeafClients, view: &'a trawl_cluster::view::View) -> impl Fn(&NodeName) -> Load + 'a {
     move |name| match view.leaf(name).map(|node| (node.alive, leaves.client(&node.record))) {
         Some((alive, Some(client))) => {
-            Load { gone: !alive || client.state() == ConnectionState::Broken, in_flight: client.in_flight() }
+            Load { gone: !alive || client.state() == ConnectionState::Broken, candidate: client.candidate() }
         }
-        _ => Load { gone: true, in_flight: 0 },
+        _ => Load { gone: true, ..Load::default() },
     }
-}
-
-/// One shard on its way to an answer.
-struct Progress {
-    /// Who is to be asked next, last one first.
-    queue: Vec<NodeName>,
-    /// Who has been asked, and how often.
-    asked: BTreeMap<NodeName, u32>,
-    attempts: u32,
-    last: Option<(NodeName, v1::Failure)>,
 }
 
 impl Scatter<'_> {
@@ -119,81 +116,191 @@ impl Scatter<'_> {
     ///
     /// 1. The first replica of each shard; shards of one leaf share a call.
     /// 2. Each answer is accepted, or its shard goes to the next replica.
-    /// 3. At the deadline everything open is missing.
-    pub async fn run<'b, A: Send>(&self, targets: &[Target], ask: &Ask<'b, A>) -> Scattered<A> {
-        let mut shards: Vec<Option<Result<Answer<A>, ShardFailure>>> = targets.iter().map(|_| None).collect();
-        let mut progress: Vec<_> = targets.iter().map(Progress::new).collect();
+    /// 3. A call that is late is made a second time elsewhere, once.
+    /// 4. At the deadline everything open is missing.
+    ///
+    /// Cancel safe: calls that have not ended are cancelled with it.
+    pub async fn run<'b, A: Send>(&self, phase: Phase, targets: &[Target], ask: &Ask<'b, A>) -> Scattered<A> {
+        let mut wave = Wave::new(targets, phase);
         let mut calls = FuturesUnordered::new();
-        let mut next: Vec<usize> = (0..targets.len()).collect();
+        let mut wanted = self.next_replicas(&mut wave, (0..targets.len()).collect());
         let give_up = tokio::time::sleep_until(self.deadline);
         tokio::pin!(give_up);
-        loop {
-            let mut by_leaf: BTreeMap<NodeName, Vec<usize>> = BTreeMap::new();
-            for at in next.drain(..) {
-                match self.next_replica(&targets[at], &mut progress[at]) {
-                    Some(leaf) => by_leaf.entry(leaf).or_default().push(at),
-                    None => shards[at] = Some(Err(progress[at].failure(&targets[at]))),
-                }
+        while !wave.is_settled() {
+            for wanted in wanted.drain(..) {
+                let (call, abort) = self.open(&mut wave, wanted);
+                calls.push(Abortable::new(self.call(call, ask), abort));
             }
-            for (leaf, asked) in by_leaf {
-                calls.push(self.call(leaf, asked, ask));
-            }
-            let (leaf, asked, reply) = tokio::select! {
+            let late_at = wave.open.iter().filter_map(|open| open.late_at).min();
+            let late = async move { tokio::time::sleep_until(late_at.unwrap_or_else(Instant::now)).await };
+            wanted = tokio::select! {
                 biased;
-                answer = calls.next() => match answer {
-                    Some(answer) => answer,
+                ended = calls.next() => match ended {
+                    Some(Ok((number, reply))) => {
+                        let failed = self.ended(&mut wave, number, reply);
+                        self.next_replicas(&mut wave, failed)
+                    }
+                    // It was cancelled.
+                    Some(Err(_)) => Vec::new(),
                     None => break,
                 },
+                () = late, if late_at.is_some() => self.hedge(&mut wave),
                 () = &mut give_up => break,
             };
-            for (at, result) in complete(&asked, reply) {
-                match result {
-                    Ok(value) if shards[at].is_none() => shards[at] = Some(Ok(Answer { leaf: leaf.clone(), value })),
-                    Err(failure) if shards[at].is_none() => {
-                        if self.failed(&mut progress[at], &leaf, failure) {
-                            next.push(at);
-                        } else {
-                            shards[at] = Some(Err(progress[at].failure(&targets[at])));
-                        }
+        }
+        wave.open.iter().for_each(|open| self.given_up(&wave, open));
+        Scattered { shards: wave.end() }
+    }
+
+    /// Notes a call that is about to be made.
+    fn open<A>(&self, wave: &mut Wave<'_, A>, Wanted { leaf, asked, is_hedge }: Wanted) -> (Call, AbortRegistration) {
+        let client = self.leaves.by_name(&self.viewer.view(), &leaf);
+        let late_after = if is_hedge { None } else { self.hedging.called(&wave.targets_of(&asked), wave.phase) };
+        let started = Instant::now();
+        let (abort, registration) = AbortHandle::new_pair();
+        let call = Call { number: wave.next_number(), leaf, client, asked };
+        wave.open.push(Open {
+            call: call.clone(),
+            started,
+            late_at: late_after.map(|after| started + after),
+            is_hedge,
+            abort,
+        });
+        (call, registration)
+    }
+
+    async fn call<'b, A>(&self, call: Call, ask: &Ask<'b, A>) -> (usize, Reply<A>) {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let timeout = left - margin(left, self.margin);
+        let reply = match call.client {
+            Some(client) => ask(client, call.asked, timeout).await,
+            None => Err(unknown_leaf(&call.leaf)),
+        };
+        (call.number, reply)
+    }
+
+    /// Takes over an answer, and cancels calls that nothing is wanted from any more. Targets that are to be asked for
+    /// elsewhere.
+    fn ended<A>(&self, wave: &mut Wave<'_, A>, number: usize, reply: Reply<A>) -> Vec<usize> {
+        let Some(open) = wave.take(number) else { return Vec::new() };
+        self.observe(wave, &open, &reply);
+        let Open { call, is_hedge, .. } = open;
+        let (mut again, mut won) = (Vec::new(), false);
+        for (at, result) in complete(&call.asked, reply) {
+            wave.progress[at].open -= 1;
+            match result {
+                _ if wave.shards[at].is_some() => {}
+                Ok(value) => {
+                    won = true;
+                    wave.shards[at] = Some(Ok(Answer { leaf: call.leaf.clone(), value }));
+                }
+                Err(failure) => {
+                    let is_final = !self.may_do_better(&failure);
+                    wave.progress[at].failed(&call.leaf, failure);
+                    if is_final {
+                        wave.shards[at] = Some(Err(wave.progress[at].failure(&wave.targets[at])));
+                    } else if wave.progress[at].open == 0 {
+                        self.metrics.leaf_retries.inc();
+                        again.push(at);
                     }
-                    _ => {}
                 }
             }
         }
-        let missing = |at: usize| Err(progress[at].late(&targets[at]));
-        let shards = shards.into_iter().enumerate().map(|(at, shard)| shard.unwrap_or_else(|| missing(at))).collect();
-        Scattered { shards }
+        if won && is_hedge {
+            self.metrics.hedges_won.inc();
+        }
+        for open in wave.take_unwanted() {
+            open.abort.abort();
+            self.metrics.calls_cancelled.inc();
+            self.given_up(wave, &open);
+        }
+        again
     }
 
-    async fn call<'b, A>(
-        &self,
-        leaf: NodeName,
-        asked: Vec<usize>,
-        ask: &Ask<'b, A>,
-    ) -> (NodeName, Vec<usize>, Reply<A>) {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        let timeout = left - margin(left, self.margin);
-        let reply = match self.leaves.by_name(&self.viewer.view(), &leaf) {
-            Some(client) => ask(client, asked.clone(), timeout).await,
-            None => Err(unknown_leaf(&leaf)),
+    /// Learns from how long a call took.
+    fn observe<A>(&self, wave: &Wave<'_, A>, Open { call, started, .. }: &Open, reply: &Reply<A>) {
+        let took = started.elapsed();
+        match reply {
+            Ok(_) => {
+                self.hedging.answered(&wave.targets_of(&call.asked), wave.phase, took);
+                if let Some(client) = &call.client {
+                    client.answered(wave.phase, took);
+                }
+            }
+            Err(failure) if failure.kind() == Kind::Rejected => {
+                if let Some(client) = &call.client {
+                    client.refused();
+                }
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Learns from a call that is not waited for any more.
+    fn given_up<A>(&self, wave: &Wave<'_, A>, Open { call, started, .. }: &Open) {
+        let took = started.elapsed();
+        self.hedging.given_up(&wave.targets_of(&call.asked), wave.phase, took);
+        if let Some(client) = &call.client {
+            client.given_up(wave.phase, took);
+        }
+    }
+
+    /// Calls to make besides those that are late now, as far as there are other replicas and a budget.
+    fn hedge<A>(&self, wave: &mut Wave<'_, A>) -> Vec<Wanted> {
+        let late = wave.take_late(Instant::now());
+        let view = self.viewer.view();
+        let free = |leaf: &NodeName| {
+            self.leaves
+                .by_name(&view, leaf)
+                .is_some_and(|client| client.state() != ConnectionState::Broken && !client.is_saturated())
         };
-        (leaf, asked, reply)
+        let mut by_leaf: BTreeMap<NodeName, Vec<usize>> = BTreeMap::new();
+        for at in late {
+            let progress = &wave.progress[at];
+            if wave.shards[at].is_some() || progress.open > 1 || progress.attempts >= self.attempts_max {
+                continue;
+            }
+            if let Some(leaf) = progress.queue.iter().rev().find(|leaf| free(leaf)) {
+                by_leaf.entry(leaf.clone()).or_default().push(at);
+            }
+        }
+        let mut wanted = Vec::new();
+        for (leaf, asked) in by_leaf {
+            if !self.hedging.may() {
+                self.metrics.hedges_refused.inc();
+                break;
+            }
+            self.metrics.hedges.inc();
+            for at in &asked {
+                wave.progress[*at].queue.retain(|queued| *queued != leaf);
+                wave.progress[*at].asking(&leaf);
+            }
+            wanted.push(Wanted { leaf, asked, is_hedge: true });
+        }
+        wanted
     }
 
-    /// Notes a failure; whether another replica may do better.
-    fn failed(&self, progress: &mut Progress, leaf: &NodeName, failure: v1::Failure) -> bool {
-        let kind = failure.kind();
+    /// Whether another replica may do better than one that failed.
+    fn may_do_better(&self, failure: &v1::Failure) -> bool {
         let left = self.deadline.saturating_duration_since(Instant::now());
-        progress.last = Some((leaf.clone(), failure));
-        let again = match kind {
+        match failure.kind() {
             Kind::Invalid => false,
             Kind::Deadline => left > self.margin * 4,
             _ => !left.is_zero(),
-        };
-        if again {
-            self.metrics.leaf_retries.inc();
         }
-        again
+    }
+
+    /// Calls for these targets to the next replica of each; a target without one has failed.
+    fn next_replicas<A>(&self, wave: &mut Wave<'_, A>, targets: Vec<usize>) -> Vec<Wanted> {
+        let mut by_leaf: BTreeMap<NodeName, Vec<usize>> = BTreeMap::new();
+        for at in targets {
+            let (target, progress) = (&wave.targets[at], &mut wave.progress[at]);
+            match self.next_replica(target, progress) {
+                Some(leaf) => by_leaf.entry(leaf).or_default().push(at),
+                None => wave.shards[at] = Some(Err(progress.failure(target))),
+            }
+        }
+        by_leaf.into_iter().map(|(leaf, asked)| Wanted { leaf, asked, is_hedge: false }).collect()
     }
 
     fn next_replica(&self, target: &Target, progress: &mut Progress) -> Option<NodeName> {
@@ -204,8 +311,7 @@ impl Scatter<'_> {
             progress.queue = self.more_replicas(target, progress);
         }
         let leaf = progress.queue.pop()?;
-        progress.attempts += 1;
-        *progress.asked.entry(leaf.clone()).or_default() += 1;
+        progress.asking(&leaf);
         Some(leaf)
     }
 
@@ -215,44 +321,17 @@ impl Scatter<'_> {
         let load = load_of(self.leaves, &view);
         let planner = Planner::new(&view, self.preference, &load, 0);
         let mut replicas = planner.replicas(&target.shard);
-        let unavailable = progress.last.as_ref().is_some_and(|(_, failure)| failure.kind() == Kind::Unavailable);
-        let asked = |leaf: &NodeName| progress.asked.get(leaf).copied().unwrap_or(0);
-        if replicas.iter().all(|leaf| asked(leaf) > 0) {
+        if replicas.iter().all(|leaf| progress.asked(leaf) > 0) {
             let assigned = planner.assigned(&target.shard).into_iter();
-            replicas.extend(assigned.filter(|leaf| asked(leaf) == 0));
+            replicas.extend(assigned.filter(|leaf| progress.asked(leaf) == 0));
         }
-        if replicas.iter().any(|leaf| asked(leaf) == 0) {
-            replicas.retain(|leaf| asked(leaf) == 0);
+        if replicas.iter().any(|leaf| progress.asked(leaf) == 0) {
+            replicas.retain(|leaf| progress.asked(leaf) == 0);
         } else {
-            replicas.retain(|leaf| unavailable && asked(leaf) == 1);
+            replicas.retain(|leaf| progress.was_unavailable() && progress.asked(leaf) == 1);
         }
         replicas.reverse();
         replicas
-    }
-}
-
-impl Progress {
-    fn new(target: &Target) -> Self {
-        let queue = target.replicas.iter().rev().cloned().collect();
-        Self { queue, asked: BTreeMap::new(), attempts: 0, last: None }
-    }
-
-    fn failure(&self, target: &Target) -> ShardFailure {
-        let (node, failure) = match &self.last {
-            Some((leaf, failure)) => (Some(leaf.clone()), failure.clone()),
-            None => (None, failure(Kind::Unavailable, "no replica of this shard is serving")),
-        };
-        ShardFailure { index: target.index.name.clone(), shard: target.shard.number, node, failure }
-    }
-
-    fn late(&self, target: &Target) -> ShardFailure {
-        let asked = self.asked.keys().map(NodeName::as_str).collect::<Vec<_>>().join(", ");
-        ShardFailure {
-            index: target.index.name.clone(),
-            shard: target.shard.number,
-            node: self.asked.keys().next_back().cloned(),
-            failure: failure(Kind::Deadline, format!("no answer in time from {asked}")),
-        }
     }
 }
 

@@ -146,6 +146,7 @@ impl<'a> Search<'a> {
             deadline,
             margin: self.root.config.search.margin,
             attempts_max: self.root.config.search.attempts_max,
+            hedging: &self.root.hedging,
             metrics: &self.root.metrics,
         }
     }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use trawl_proto::v1;
 
+use crate::hedging::Phase;
 use crate::plan::Target;
 use crate::scatter::{Scatter, by_position};
 
@@ -77,7 +78,7 @@ pub async fn ask(
     };
     let asked = &asked;
     let scattered = scatter
-        .run(asked, &|leaf, shards, timeout: Duration| {
+        .run(Phase::Statistics, asked, &|leaf, shards, timeout: Duration| {
             let request = request(&shards);
             Box::pin(async move {
                 let response = leaf.statistics(request, timeout).await?;

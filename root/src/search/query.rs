@@ -6,6 +6,7 @@ use std::time::Duration;
 use trawl_proto::v1;
 
 use super::Part;
+use crate::hedging::Phase;
 use crate::leaf_client::LeafClient;
 use crate::plan::Target;
 use crate::request::SearchRequest;
@@ -60,8 +61,10 @@ pub(super) async fn search(
         });
         calls.collect::<Vec<_>>()
     };
+    let aggregates = parts.iter().any(|part| !part.lowered.aggregations.is_empty());
+    let phase = if aggregates { Phase::Aggregate } else { Phase::Search };
     scatter
-        .run(targets, &|leaf, asked, timeout: Duration| {
+        .run(phase, targets, &|leaf, asked, timeout: Duration| {
             let calls = calls(&asked);
             Box::pin(async move {
                 let answers =
@@ -87,7 +90,7 @@ pub(super) async fn count(scatter: &Scatter<'_>, parts: &[Part], targets: &[Targ
     let shard_search = |at: usize| v1::ShardSearch { shard: targets[at].shard.number, ..Default::default() };
     let part_of = &part_of;
     scatter
-        .run(targets, &|leaf, asked, timeout: Duration| {
+        .run(Phase::Count, targets, &|leaf, asked, timeout: Duration| {
             let indices = index_searches(parts, part_of, &asked, &shard_search, &[]);
             Box::pin(async move {
                 let response = leaf.count(v1::CountRequest { indices }, timeout).await?;
