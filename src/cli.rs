@@ -39,6 +39,8 @@ pub enum Command {
     Root(crate::root::Args),
     /// Run a leaf: holds replicas of shards
     Leaf(crate::leaf::Args),
+    /// Run a sidecar: follows a directory's log files and ships their lines
+    Sidecar(crate::sidecar::Args),
     /// Load documents from files
     Load(crate::load::Args),
     /// Carry out load tasks of the cluster's queue

@@ -111,7 +111,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     tracing::info!(leaf = name, grpc = %node.grpc_addr(), "leaf started");
     let metrics = async {
         match args.metrics {
-            Some(address) => crate::telemetry::serve_metrics(address, Arc::new(registry), shutdown.clone()).await,
+            Some(address) => {
+                crate::telemetry::serve_metrics(address, Arc::new(registry), || true, shutdown.clone()).await
+            }
             None => Ok(()),
         }
     };

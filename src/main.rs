@@ -17,6 +17,7 @@ mod queue;
 mod root;
 mod search;
 mod shutdown;
+mod sidecar;
 mod telemetry;
 mod up;
 mod worker;
@@ -58,6 +59,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Up(args) => up::run(args, &cli.log).await,
         Command::Root(args) => root::run(args).await,
         Command::Leaf(args) => leaf::run(args).await,
+        Command::Sidecar(args) => sidecar::run(args).await,
         Command::Load(args) => load::run(args).await,
         Command::Worker(args) => worker::run(args).await,
         Command::Cluster(args) => cluster::run(args).await,

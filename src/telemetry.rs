@@ -4,7 +4,12 @@
 use std::{io::IsTerminal, net::SocketAddr, sync::Arc};
 
 use anyhow::Context;
-use axum::{Router, http::header, response::IntoResponse, routing::get};
+use axum::{
+    Router,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
 use clap::{Args, ValueEnum};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -71,13 +76,14 @@ pub fn start(args: &LogArgs) {
     }
 }
 
-/// Serves `/metrics` (OpenMetrics), `/livez` and `/readyz` until shutdown.
+/// Serves `/metrics` (OpenMetrics), `/livez` and `/readyz` until shutdown; `ready` answers the last.
 ///
 /// # Errors
 /// The address cannot be bound.
 pub async fn serve_metrics(
     address: SocketAddr,
     registry: Arc<Registry>,
+    ready: impl Fn() -> bool + Clone + Send + Sync + 'static,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::bind(address)
@@ -86,9 +92,13 @@ pub async fn serve_metrics(
     let router = Router::new()
         .route("/metrics", get(move || std::future::ready(metrics_text(&registry))))
         .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(|| async { "ok\n" }));
+        .route("/readyz", get(move || std::future::ready(readiness(ready()))));
     axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await?;
     Ok(())
+}
+
+fn readiness(ready: bool) -> (StatusCode, &'static str) {
+    if ready { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
 }
 
 fn metrics_text(registry: &Registry) -> impl IntoResponse + use<> {
