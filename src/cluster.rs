@@ -138,11 +138,15 @@ async fn status(common: &Common) -> anyhow::Result<ExitCode> {
             text(leader, "since")
         )),
     }
+    table::say(&protocol(&cluster));
+    for reason in list(&cluster, "unreadable") {
+        table::say(&format!("unreadable: {}", reason.as_str().unwrap_or_default()));
+    }
     let nodes = |role: &'static str, key: &str| -> Vec<Vec<String>> {
         list(&cluster, key).iter().map(|node| node_row(role, node)).collect()
     };
     let rows = [nodes("root", "roots"), nodes("leaf", "leaves")].concat();
-    table::print(&["role", "name", "state", "address", "zone", "version", "since"], &rows);
+    table::print(&["role", "name", "state", "address", "zone", "version", "protocol", "since"], &rows);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -155,8 +159,27 @@ fn node_row(role: &str, node: &Value) -> Vec<String> {
         address.to_owned(),
         node["zone"].as_str().unwrap_or("-").to_owned(),
         text(node, "version").to_owned(),
+        number(node, "protocol"),
         text(node, "started").to_owned(),
     ]
+}
+
+/// The cluster's protocol, and whether an upgrade is under way.
+fn protocol(cluster: &Value) -> String {
+    let protocol = |value: &Value| value["protocol"].as_u64().unwrap_or(1);
+    let agreed = protocol(cluster);
+    let nodes = [list(cluster, "roots"), list(cluster, "leaves")].concat();
+    let live = nodes.iter().filter(|node| node["alive"] == true).map(protocol);
+    match (live.clone().min(), live.max()) {
+        (Some(oldest), _) if oldest > agreed => format!(
+            "protocol: {agreed}; all nodes speak {oldest}, which becomes the cluster's once they have for a while \
+             (--upgrade-after)"
+        ),
+        (_, Some(newest)) if newest > agreed => {
+            format!("protocol: {agreed}; some nodes speak {newest}, an upgrade is under way")
+        }
+        _ => format!("protocol: {agreed}"),
+    }
 }
 
 fn state(node: &Value) -> &'static str {
@@ -282,4 +305,22 @@ async fn move_replica(args: MoveArgs) -> anyhow::Result<ExitCode> {
 
 fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value[key].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_protocol_is_shown_with_what_is_under_way() {
+        let cluster = |protocol: u64, root: u64, leaf: u64, dead: u64| {
+            let node = |protocol, alive| json!({"protocol": protocol, "alive": alive});
+            super::protocol(&json!({
+                "protocol": protocol, "roots": [node(root, true)], "leaves": [node(leaf, true), node(dead, false)]
+            }))
+        };
+        assert_eq!(cluster(2, 2, 2, 1), "protocol: 2");
+        assert_eq!(cluster(1, 2, 1, 1), "protocol: 1; some nodes speak 2, an upgrade is under way");
+        assert!(cluster(1, 2, 2, 1).starts_with("protocol: 1; all nodes speak 2, which becomes"));
+    }
 }

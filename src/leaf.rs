@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Du
 
 use anyhow::Context;
 use prometheus_client::registry::Registry;
-use trawl_cluster::EngineOptions;
+use trawl_cluster::{EngineOptions, Speaks};
 use trawl_leaf::{Config, LeafNode};
 
 /// Runs a leaf: holds replicas of shards, tails their logs, answers searches of roots.
@@ -59,6 +59,10 @@ pub struct Args {
     #[arg(long, env = "TRAWL_DEAD_LETTERS", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
     pub dead_letters: u64,
 
+    /// For rehearsing an upgrade: speak as a version would whose newest protocol is N
+    #[arg(long, env = "TRAWL_SPEAK_PROTOCOL", hide = true, value_name = "N")]
+    pub speak_protocol: Option<u32>,
+
     /// For tests: documents that contain PATTERN panic or hang (PATTERN=panic|hang|panic-once)
     #[arg(long, env = "TRAWL_INJECT_POISON", hide = true, value_delimiter = ',', value_name = "PATTERN=FAULT")]
     pub inject_poison: Vec<String>,
@@ -91,6 +95,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     config.grpc = args.grpc;
     config.grpc_advertised = args.grpc_advertised;
     config.zone = args.zone;
+    config.speaks = args.speak_protocol.map_or_else(Speaks::default, Speaks::up_to);
     config.search_queue_max = args.search_queue;
     args.limits.apply(&mut config);
     args.recovery.apply(&mut config);

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
-use trawl_cluster::EngineOptions;
+use trawl_cluster::{EngineOptions, Speaks};
 use trawl_root::{Config, node::RootNode};
 
 /// Runs a root: serves HTTP, plans, scatters to the leaves and merges; one root leads.
@@ -44,9 +44,17 @@ pub struct Args {
     #[arg(long, env = "TRAWL_HEDGE_BUDGET", default_value = "0.05", value_parser = share, value_name = "SHARE")]
     pub hedge_budget: f64,
 
+    /// For how long every node has to speak a newer protocol before there is no way back to the version before
+    #[arg(long, env = "TRAWL_UPGRADE_AFTER", default_value = "10m", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub upgrade_after: Duration,
+
     /// Failure zone of this process
     #[arg(long, env = "TRAWL_ZONE", value_name = "ZONE")]
     pub zone: Option<String>,
+
+    /// For rehearsing an upgrade: speak as a version would whose newest protocol is N
+    #[arg(long, env = "TRAWL_SPEAK_PROTOCOL", hide = true, value_name = "N")]
+    pub speak_protocol: Option<u32>,
 
     /// For tests: the clock is off by as many milliseconds as the file DIR/NAME says
     #[arg(long, env = "TRAWL_INJECT_CLOCK", hide = true, value_name = "DIR")]
@@ -73,6 +81,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     config.lead.replace_after = args.replace_after;
     config.search.hedge.ratio = args.hedge_budget;
     config.lead.inject_hold = args.inject_hold.map(|directory| directory.join(&name));
+    config.lead.upgrade_after = args.upgrade_after;
+    config.speaks = args.speak_protocol.map_or_else(Speaks::default, Speaks::up_to);
     let mut options = EngineOptions::default();
     args.limits.apply(&mut config, &mut options);
     let engine = trawl_cluster::connect(&args.cluster, &options)

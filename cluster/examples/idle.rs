@@ -34,6 +34,7 @@ async fn idle(engine: Engine, shards: Vec<ShardKey>) -> Result<(), Box<dyn std::
         version: String::new(),
         started_ms: 0,
         protocol: 1,
+        protocol_min: None,
         capacity_bytes: None,
     };
     let _viewer = Viewer::start(engine.store.clone(), LEASE_TIME, shutdown.clone());

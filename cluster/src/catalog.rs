@@ -12,13 +12,21 @@
 //! drain/LEAF                       DrainRecord        a wish: this leaf is to hold nothing; written by any root
 //! move/UID/SHARD/FROM              MoveRecord         a wish: this replica is to go elsewhere; written by any root,
 //!                                                     removed by the leader once it acts on it
+//! cluster/protocol                 ProtocolRecord     the protocol that everybody speaks; written by the leader
 //! ```
+//!
+//! Records are read with [`decode`]. Fields are only ever added, and only used when the cluster protocol allows
+//! ([`crate::protocol`]).
+
+mod format;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use trawl_proto::{Epoch, Generation, IndexUid, NodeName, ShardKey};
 
-/// Version of messages and records that this build speaks.
-pub const PROTOCOL: u32 = 1;
+pub use format::{Record, decode, newer};
 
 /// An index's definition. Versioned by `format`; fields are only ever added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +58,9 @@ pub struct IndexRecord {
     /// `None`: as long as the leader was told.
     #[serde(default)]
     pub replace_after_ms: Option<u64>,
+    /// Fields that this version does not know: any root changes an index's record, and keeps what others wrote.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
 }
 
 impl IndexRecord {
@@ -67,6 +78,7 @@ impl IndexRecord {
             log_bytes_max: None,
             log_age_max_ms: None,
             replace_after_ms: None,
+            other: BTreeMap::new(),
         }
     }
 
@@ -107,9 +119,12 @@ pub struct NodeRecord {
     pub zone: Option<String>,
     /// Software version.
     pub version: String,
-    /// Version of messages and records that it speaks; 1 where none is written.
+    /// The newest version of messages and records that it speaks; 1 where none is written.
     #[serde(default = "first_protocol")]
     pub protocol: u32,
+    /// The oldest; where none is written, the one before the newest. Since protocol 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol_min: Option<u32>,
     /// Bytes that its replicas may take on disk; leaves only, `None` where that is not known.
     #[serde(default)]
     pub capacity_bytes: Option<u64>,
@@ -213,6 +228,16 @@ pub struct MoveRecord {
     pub since_ms: u64,
 }
 
+/// The protocol that all nodes speak. It only grows; who does not speak it does not take part. Written by the leader
+/// only; before it is written for the first time it is the first protocol.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProtocolRecord {
+    /// Format of this record; 1.
+    pub format: u32,
+    /// The protocol.
+    pub protocol: u32,
+}
+
 /// The keys of the store.
 pub mod keys {
     use super::*;
@@ -239,6 +264,8 @@ pub mod keys {
     pub const LEASE: &str = "lease/leader";
     /// Holder and epoch of the lease.
     pub const LEASE_EPOCH: &str = "lease/epoch";
+    /// The protocol that all nodes speak.
+    pub const PROTOCOL: &str = "cluster/protocol";
 
     /// Key of an index definition.
     pub fn index(name: &str) -> String {
@@ -298,12 +325,24 @@ mod tests {
         let node = r#"{"format":1,"name":"a","role":"leaf","process":"p","counter":7,"grpc":"h:1","http":null,
                        "zone":null,"version":"0.1.0","started_ms":0}"#;
         let node: NodeRecord = serde_json::from_str(node).unwrap();
-        assert_eq!((node.protocol, node.capacity_bytes), (1, None));
+        assert_eq!((node.protocol, node.protocol_min, node.capacity_bytes), (1, None, None));
 
         let index = r#"{"format":1,"name":"i","uid":"u","shards":1,"replicas":1,"refresh_interval_ms":null,
                         "mapping_version":1,"created_ms":0}"#;
         let index: IndexRecord = serde_json::from_str(index).unwrap();
         assert_eq!((index.replace_after_ms, index.log_age_max_ms), (None, None));
+    }
+
+    #[test]
+    fn an_index_record_keeps_what_it_does_not_know() {
+        let newer = r#"{"format":1,"name":"i","uid":"u","shards":1,"replicas":1,"refresh_interval_ms":null,
+                        "mapping_version":1,"created_ms":18446744073709551615,"colour":"blue","sizes":[1,{"a":null}]}"#;
+        let record: IndexRecord = serde_json::from_str(newer).unwrap();
+        let changed = serde_json::to_value(IndexRecord { replicas: 2, ..record }).unwrap();
+        assert_eq!((&changed["colour"], &changed["sizes"][1]), (&"blue".into(), &serde_json::json!({"a": null})));
+        assert_eq!((&changed["replicas"], &changed["created_ms"]), (&2.into(), &u64::MAX.into()));
+        let plain = serde_json::to_value(IndexRecord::new("i", "u".into(), 1, 1)).unwrap();
+        assert_eq!(plain.get("other"), None);
     }
 
     #[test]

@@ -84,6 +84,9 @@ pub enum Error {
     /// What is stored cannot be understood (damage, or a newer version wrote it).
     #[error("stored record cannot be read: {0}")]
     Corrupt(String),
+    /// The node may not take part.
+    #[error(transparent)]
+    Refused(#[from] crate::protocol::Refusal),
     /// The cluster URL is not one.
     #[error("bad cluster url {url:?}: {reason}")]
     BadUrl {

@@ -2,7 +2,7 @@
 //!
 //! Nothing outside this crate knows which engine runs. In reading order: the small traits
 //! ([`Store`], [`ShardLog`], [`WorkQueue`], [`DeadLetters`]), the engines behind them ([`connect`]), what is written in the store
-//! ([`catalog`]), one picture of it ([`view`]), who is there ([`membership`]), who leads ([`lease`]),
+//! ([`catalog`]), in which version ([`protocol`]), one picture of it ([`view`]), who is there ([`membership`]), who leads ([`lease`]),
 //! and the errors.
 
 pub mod catalog;
@@ -17,6 +17,7 @@ pub mod membership;
 #[cfg(test)]
 mod memory;
 pub mod outage;
+pub mod protocol;
 pub mod shard_log;
 pub mod store;
 pub mod view;
@@ -27,6 +28,7 @@ pub use engines::{Engine, EngineOptions, connect, redacted};
 pub use error::Error;
 pub use lease::{Fence, LEASE_TIME, Lease};
 pub use membership::Membership;
+pub use protocol::Speaks;
 pub use shard_log::ShardLog;
 pub use store::Store;
 pub use view::{Leader, Node, View, Viewer};

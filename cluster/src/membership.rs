@@ -10,9 +10,9 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{NodeRecord, keys};
+use crate::catalog::{NodeRecord, decode, keys};
 use crate::store::{Guard, Revision, Write};
-use crate::{Error, Store, outage};
+use crate::{Error, Speaks, Store, outage, protocol};
 
 /// How long the removal of the record at a clean shutdown may take.
 const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -31,11 +31,12 @@ enum State {
 }
 
 impl Membership {
-    /// Writes the record and keeps its counter growing every third of the lease time, until
-    /// `shutdown`; then removes the record. Spawns one task.
+    /// Writes the record, if the node may take part, and keeps its counter growing every third of the lease
+    /// time, until `shutdown`; then removes the record. Spawns one task.
     ///
     /// # Errors
-    /// When the record cannot be written at first. Later failures are retried for ever.
+    /// When the record cannot be written at first; [`Error::Refused`] for a node that does not speak the
+    /// cluster's protocol. Later failures are retried for ever.
     pub async fn register(
         store: Arc<dyn Store>,
         record: NodeRecord,
@@ -43,7 +44,7 @@ impl Membership {
         shutdown: CancellationToken,
     ) -> Result<Self, Error> {
         let key = keys::node(record.role, &record.name);
-        let revision = store.commit(&[], &[Write::Put(key.clone(), encode(&record))]).await?;
+        let revision = join(&*store, &key, &record).await?;
         let (sender, state) = watch::channel(State::Beating);
         let mut heart = Heart { store, key, record, revision: Some(revision) };
         tokio::spawn(async move {
@@ -71,6 +72,17 @@ impl Membership {
     /// Returns when the node has left after a shutdown (at once, if it was replaced).
     pub async fn stopped(&self) {
         let _ = self.state.clone().wait_for(|state| *state != State::Beating).await;
+    }
+}
+
+/// Writes the record of a node that may take part. The protocol may be raised meanwhile, so it is looked at again then.
+async fn join(store: &dyn Store, key: &str, record: &NodeRecord) -> Result<Revision, Error> {
+    loop {
+        let guard = protocol::admit(store, Speaks::of(record)).await?;
+        match store.commit(&[guard], &[Write::Put(key.to_owned(), encode(record))]).await {
+            Err(Error::Conflict(_)) => {}
+            other => return other,
+        }
     }
 }
 
@@ -120,7 +132,7 @@ impl Heart {
         let entry = self.store.get(&self.key).await?;
         self.revision = entry.as_ref().map(|entry| entry.revision);
         Ok(entry.is_none_or(|entry| {
-            serde_json::from_slice::<NodeRecord>(&entry.value).is_ok_and(|found| found.process == self.record.process)
+            decode::<NodeRecord>(&entry.key, &entry.value).is_ok_and(|found| found.process == self.record.process)
         }))
     }
 

@@ -19,9 +19,9 @@ use tokio_util::sync::CancellationToken;
 use trawl_proto::{Epoch, Generation, IndexUid, NodeName, ShardKey};
 
 use self::state::ViewState;
-use crate::Store;
 use crate::catalog::{AssignmentRecord, IndexRecord, NodeRecord, Role, keys};
 use crate::store::Revision;
+use crate::{Speaks, Store, protocol};
 
 /// How long to wait before an unreachable engine is asked again whether a node lives.
 const CONFIRM_PAUSE: Duration = Duration::from_millis(250);
@@ -40,8 +40,8 @@ pub struct View {
     pub nodes: BTreeMap<(Role, NodeName), Node>,
     /// Which leaves hold a shard.
     pub assignments: BTreeMap<ShardKey, Arc<AssignmentRecord>>,
-    /// Which leaves answer for a shard, sorted: those that vouch for it, are assigned, and still run
-    /// the process that vouched. Whether they are alive is not considered. A shard without any has
+    /// Which leaves answer for a shard, sorted: those that vouch for it, are assigned, still run the process
+    /// that vouched, and take part. Whether they are alive is not considered. A shard without any has
     /// no entry.
     pub serving: BTreeMap<ShardKey, Vec<NodeName>>,
     /// Operations that no replica applies, by place, and why. A shard without any has no entry.
@@ -52,13 +52,27 @@ pub struct View {
     pub moves: BTreeMap<(ShardKey, NodeName), NodeName>,
     /// Who leads; `None` when nobody does or the holder's counter stands still.
     pub leader: Option<Leader>,
+    /// Records that cannot be understood, by key, and why. What was understood of such a key before stays as it was,
+    /// and [`Self::revision_of`] knows it no more: nobody overwrites it who goes by this picture.
+    pub unreadable: BTreeMap<String, String>,
     /// The store's revision when this picture was made. It may lag behind [`Viewer::at_least`] by
     /// commits that only let counters grow.
     pub revision: Revision,
     revisions: HashMap<Arc<str>, Revision>,
+    protocol: Option<u32>,
 }
 
 impl View {
+    /// The cluster's protocol.
+    pub fn protocol(&self) -> u32 {
+        self.protocol.unwrap_or(protocol::FIRST)
+    }
+
+    /// Whether a node takes part: others neither ask it nor give it anything to hold.
+    pub fn takes_part(&self, record: &NodeRecord) -> bool {
+        Speaks::of(record).includes(self.protocol())
+    }
+
     /// The revision that last wrote the key, for guards; `None` when the key is not there. Not kept
     /// for the lease and nodes, whose counters change all the time.
     pub fn revision_of(&self, key: &str) -> Option<Revision> {

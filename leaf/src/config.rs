@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use trawl_cluster::Speaks;
 use trawl_proto::NodeName;
 
 use crate::apply::fault::Fault;
@@ -25,6 +26,9 @@ pub struct Config {
     pub zone: Option<String>,
     /// Bytes that replicas may take on disk, for the leader; `None` where that is not known.
     pub capacity_bytes: Option<u64>,
+
+    /// Which protocols it speaks. Default what this build does; less to rehearse an upgrade.
+    pub speaks: Speaks,
 
     /// Threads that search. Default: the number of cores.
     pub search_threads: usize,
@@ -136,6 +140,7 @@ impl Config {
             data_dir: data_dir.into(),
             zone: None,
             capacity_bytes: None,
+            speaks: Speaks::default(),
             search_threads: cores,
             search_queue_max: 1_000,
             pins_max: 10_000,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use futures::stream::BoxStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
+use trawl_proto::caller::protocol_of;
 use trawl_proto::v1::failure::Kind;
 use trawl_proto::v1::leaf_server::Leaf;
 use trawl_proto::v1::{self, Failure};
@@ -26,7 +27,7 @@ use crate::pool::SearchPool;
 use crate::replica::Replica;
 use crate::search::Cancel;
 use crate::watch::FileWatch;
-use trawl_cluster::Engine;
+use trawl_cluster::{Engine, Speaks};
 
 /// Everything that requests need. Shared by all connections.
 pub struct Service {
@@ -79,6 +80,18 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// An answer has to be on its way before the caller stops waiting: this much earlier, but at most a
 /// tenth of the timeout.
 const ANSWER_TIME: Duration = Duration::from_millis(10);
+
+/// Refuses calls of who does not speak the cluster's protocol: an older root that was paused or cut off while the
+/// cluster was upgraded.
+pub fn refuse_outsiders(metadata: &MetadataMap, cluster: u32) -> Result<(), Status> {
+    let protocol = protocol_of(metadata);
+    match Speaks::up_to(protocol).includes(cluster) {
+        true => Ok(()),
+        false => Err(Status::failed_precondition(format!(
+            "whoever calls speaks protocol {protocol}, the cluster works by protocol {cluster}"
+        ))),
+    }
+}
 
 struct CancelOnDrop(Cancel);
 
@@ -203,5 +216,16 @@ mod tests {
         assert_eq!(timeout(&metadata), None);
         metadata.insert("grpc-timeout", "50m".parse().expect("ASCII"));
         assert_eq!(timeout(&metadata), Some(Duration::from_millis(45)));
+    }
+
+    #[test]
+    fn calls_of_older_and_much_newer_roots_are_refused() {
+        let mut metadata = MetadataMap::new();
+        // The first protocol says nothing.
+        assert!(refuse_outsiders(&metadata, 1).is_ok() && refuse_outsiders(&metadata, 2).is_err());
+        for (protocol, taken) in [(2, true), (3, true), (1, false), (4, false)] {
+            metadata.insert("trawl-protocol", protocol.into());
+            assert_eq!(refuse_outsiders(&metadata, 2).is_ok(), taken, "{protocol}");
+        }
     }
 }

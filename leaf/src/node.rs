@@ -16,10 +16,12 @@ use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::Request;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use trawl_cluster::catalog::{NodeRecord, PROTOCOL, Role};
-use trawl_cluster::{Engine, Membership, Viewer};
+use trawl_cluster::catalog::{NodeRecord, Role};
+use trawl_cluster::{Engine, Membership, Viewer, protocol};
 use trawl_proto::clock::unix_ms;
 use trawl_proto::v1::leaf_server::LeafServer;
 use trawl_proto::{Generation, ShardKey};
@@ -30,7 +32,7 @@ use crate::config::Config;
 use crate::copy::rate::Rate;
 use crate::copy::server::Copies;
 use crate::error::Error;
-use crate::grpc::{LeafService, Service};
+use crate::grpc::{LeafService, Service, refuse_outsiders};
 use crate::metrics::Metrics;
 use crate::pins::Pins;
 use crate::pool::SearchPool;
@@ -106,7 +108,8 @@ impl LeafNode {
             zone: config.zone.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_ms: unix_ms(),
-            protocol: PROTOCOL,
+            protocol: config.speaks.protocol,
+            protocol_min: config.speaks.stored_min(),
             capacity_bytes: config.capacity_bytes,
         };
         let viewer = Viewer::start(engine.store.clone(), config.lease_time, cluster.clone());
@@ -161,11 +164,15 @@ impl LeafNode {
     /// Serves until the shutdown; then commits everything and leaves the cluster.
     ///
     /// # Errors
-    /// When the server fails, or another process takes this leaf's name.
+    /// When the server fails, the cluster is upgraded past this leaf, or another process takes its name.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let server_stop = CancellationToken::new();
         let leaf = LeafServer::new(LeafService(self.service.clone()))
             .max_decoding_message_size(self.shared.config.message_bytes_max);
+        let viewer = self.viewer.clone();
+        let leaf = InterceptedService::new(leaf, move |request: Request<()>| {
+            refuse_outsiders(request.metadata(), viewer.view().protocol()).map(|()| request)
+        });
         let server = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
@@ -174,12 +181,14 @@ impl LeafNode {
             .serve_with_incoming_shutdown(self.incoming, server_stop.clone().cancelled_owned());
         let mut server = tokio::spawn(server);
         let (service, shared) = (self.service.clone(), self.shared.clone());
+        let outgrown = self.viewer.subscribe();
         let mut keeper = Keeper::new(service, shared, self.viewer, self.data_dir, self.process);
         let heads = watch_heads(self.service.clone(), self.shared.clone());
         let result = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             () = keeper.run() => Ok(()),
             () = heads => Ok(()),
+            refusal = protocol::outgrown(outgrown, self.shared.config.speaks) => Err(trawl_cluster::Error::Refused(refusal).into()),
             () = self.membership.replaced() => Err(Error::Replaced(self.service.name.to_string())),
             ended = &mut server => Err(Error::Server(match ended {
                 Ok(Ok(())) => "it ended".into(),

@@ -3,6 +3,7 @@
 //! Wire types (`v1`) stop at the edges of `leaf` and `root` where they carry no invariant; ids and
 //! positions are newtypes so that a shard number is never taken for a seq.
 
+pub mod caller;
 pub mod clock;
 mod ids;
 mod status;
@@ -10,7 +11,7 @@ mod status;
 pub use ids::{Epoch, Generation, Incarnation, IndexUid, NodeName, Seq, ShardKey};
 pub use status::{failure, failure_from_status, status_from_failure};
 
-/// Messages and services of protocol version 1, generated from `schema/*.proto`.
+/// Messages and services, generated from `schema/*.proto`.
 pub mod v1 {
     #![allow(missing_docs, clippy::all, clippy::unwrap_used)]
     tonic::include_proto!("trawl.v1");

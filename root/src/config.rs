@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use trawl_cluster::Speaks;
 use trawl_proto::NodeName;
 
 pub use crate::leaf_client::{Connect, Connection};
@@ -33,6 +34,8 @@ pub struct Config {
     pub by_query: ByQueryConfig,
     /// How leaves are talked to.
     pub leaves: LeavesConfig,
+    /// Which protocols it speaks. Default what this build does; less to rehearse an upgrade.
+    pub speaks: Speaks,
     /// How this root leads when it is elected.
     pub lead: LeadConfig,
     /// How long open requests may take to end at a shutdown. Default 8 s.
@@ -53,6 +56,7 @@ impl Config {
             write: WriteConfig::default(),
             by_query: ByQueryConfig::default(),
             leaves: LeavesConfig::default(),
+            speaks: Speaks::default(),
             lead: LeadConfig::default(),
             shutdown_grace: Duration::from_secs(8),
         }
@@ -280,6 +284,9 @@ pub struct LeadConfig {
     pub repair_wait_max: Duration,
     /// For tests: while this file is there, a leader holds back the writes that it names; see `lead::fenced`.
     pub inject_hold: Option<PathBuf>,
+    /// For how long every live node has to speak a newer protocol before it becomes the cluster's, and there is no
+    /// way back to the version before. Default 10 min.
+    pub upgrade_after: Duration,
 }
 
 impl Default for LeadConfig {
@@ -300,6 +307,7 @@ impl Default for LeadConfig {
             repair_settle: Duration::from_secs(2),
             repair_wait_max: Duration::from_secs(10),
             inject_hold: None,
+            upgrade_after: Duration::from_secs(600),
         }
     }
 }

@@ -105,9 +105,11 @@ impl From<trawl_cluster::Error> for Error {
             Engine::TooLarge { .. } => Self::TooLarge(error.to_string()),
             Engine::Corrupt(_) => Self::Internal(error.to_string()),
             Engine::Unavailable(_) => Self::Unavailable(error.to_string()),
-            Engine::Fenced { .. } | Engine::NoSuchLog(_) | Engine::Trimmed { .. } | Engine::BadUrl { .. } => {
-                Self::Unavailable(error.to_string())
-            }
+            Engine::Fenced { .. }
+            | Engine::NoSuchLog(_)
+            | Engine::Trimmed { .. }
+            | Engine::Refused(_)
+            | Engine::BadUrl { .. } => Self::Unavailable(error.to_string()),
         }
     }
 }

@@ -13,6 +13,7 @@ mod poison;
 mod removal;
 mod repair;
 mod trim;
+mod upgrade;
 mod world;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use trawl_cluster::view::View;
 use trawl_cluster::{Error, Fence, outage};
 use trawl_proto::Epoch;
 
+use self::upgrade::Upgrade;
 use self::world::{Missing, Sizes};
 use crate::root::Root;
 
@@ -99,12 +101,20 @@ impl Leader<'_> {
         let mut trim_at = Instant::now() + self.root.config.lead.trim_interval;
         let mut poison_at = Instant::now();
         let mut missing = Missing::default();
+        let mut upgrade = Upgrade::default();
         let mut field_watch = fields::FieldWatch::default();
         let mut fields_at = Instant::now() + self.root.config.lead.fields_interval;
         loop {
             let view = views.borrow_and_update().clone();
+            if let Some(reason) = view.unreadable.values().next() {
+                tracing::error!(reason, "this leader does nothing before it can read everything in the store");
+                if views.changed().await.is_err() {
+                    std::future::pending().await
+                }
+                continue;
+            }
             let mut lapse = None;
-            match self.act(&view, &mut missing, sizes).await {
+            match self.act(&view, &mut missing, &mut upgrade, sizes).await {
                 Ok(next) => lapse = next,
                 Err(Error::Fenced { .. }) => return,
                 // Somebody else changed what was decided on; the next view shows it.
@@ -157,18 +167,26 @@ impl Leader<'_> {
         }
     }
 
-    /// Carries out what the placement decides on the view, and removes what is left of deleted indices.
+    /// Carries out what the placement decides on the view, removes what is left of deleted indices, and raises the
+    /// protocol when an upgrade is over.
     /// Returns after how long there may be something to do although nothing changes.
-    async fn act(&self, view: &View, missing: &mut Missing, sizes: &Mutex<Sizes>) -> Result<Option<Duration>, Error> {
+    async fn act(
+        &self,
+        view: &View,
+        missing: &mut Missing,
+        upgrade: &mut Upgrade,
+        sizes: &Mutex<Sizes>,
+    ) -> Result<Option<Duration>, Error> {
         let world = world::world(view, missing, &sizes.lock(), &self.root.config.lead);
         let mut revision = self.carry_out(view, placement::decide(&world)).await?;
         for (index_uid, shards) in carry_out::removals(view) {
             revision = Some(self.remove(&index_uid, &shards).await?);
         }
-        if let Some(revision) = revision {
+        let (raised, upgrade_in) = self.upgrade(view, upgrade).await?;
+        if let Some(revision) = raised.or(revision) {
             self.root.viewer.at_least(revision, VIEW_TIMEOUT).await;
         }
-        Ok(placement::next_lapse(&world))
+        Ok(placement::next_lapse(&world).into_iter().chain(upgrade_in).min())
     }
 
     async fn pause(&self, error: &Error) {

@@ -14,10 +14,13 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
+use trawl_cluster::Speaks;
 use trawl_cluster::catalog::NodeRecord;
 use trawl_cluster::view::{View, Viewer};
+use trawl_proto::caller::Caller;
 use trawl_proto::v1::failure::Kind;
 use trawl_proto::{NodeName, failure, failure_from_status, v1};
 
@@ -33,15 +36,21 @@ const SATURATED_TIME: Duration = Duration::from_millis(500);
 /// The clients of all leaves.
 pub struct LeafClients {
     config: LeavesConfig,
+    caller: Caller,
     clients: RwLock<BTreeMap<NodeName, Arc<LeafClient>>>,
     /// Told when any connection breaks.
     broke: Arc<Notify>,
 }
 
 impl LeafClients {
-    /// No clients yet; they are made when asked for.
-    pub fn new(config: LeavesConfig) -> Self {
-        Self { config, clients: RwLock::default(), broke: Arc::default() }
+    /// No clients yet; they are made when asked for. Their calls say which protocol this root speaks.
+    pub fn new(config: LeavesConfig, speaks: Speaks) -> Self {
+        Self { config, caller: Caller(speaks.protocol), clients: RwLock::default(), broke: Arc::default() }
+    }
+
+    /// The newest protocol that this root speaks.
+    pub fn protocol(&self) -> u32 {
+        self.caller.0
     }
 
     /// The client for the process that a record describes; `None` when its address is not one.
@@ -55,16 +64,17 @@ impl LeafClients {
         match clients.get(&record.name) {
             Some(client) if client.is_for(record) => Some(client.clone()),
             _ => {
-                let client = Arc::new(LeafClient::new(record, &self.config, self.broke.clone())?);
+                let client = Arc::new(LeafClient::new(record, &self.config, self.caller, self.broke.clone())?);
                 clients.insert(record.name.clone(), client.clone());
                 Some(client)
             }
         }
     }
 
-    /// The client of a leaf by name, on this view.
+    /// The client of a leaf by name, on this view; `None` when it is not there or does not take part.
     pub fn by_name(&self, view: &View, name: &NodeName) -> Option<Arc<LeafClient>> {
-        self.client(&view.leaf(name)?.record)
+        let record = &view.leaf(name)?.record;
+        view.takes_part(record).then(|| self.client(record)).flatten()
     }
 
     /// Drops clients of leaves that are registered no more, so that there are never more clients than
@@ -118,7 +128,7 @@ pub struct LeafClient {
     name: NodeName,
     process: String,
     address: String,
-    rpc: v1::leaf_client::LeafClient<Channel>,
+    rpc: v1::leaf_client::LeafClient<InterceptedService<Channel, Caller>>,
     connection: Arc<Watched>,
     in_flight: AtomicUsize,
     observed: Mutex<Observed>,
@@ -146,7 +156,7 @@ macro_rules! calls {
 }
 
 impl LeafClient {
-    fn new(record: &NodeRecord, config: &LeavesConfig, broke: Arc<Notify>) -> Option<Self> {
+    fn new(record: &NodeRecord, config: &LeavesConfig, caller: Caller, broke: Arc<Notify>) -> Option<Self> {
         let connection = Arc::new(Watched::new(broke));
         let channel = Endpoint::from_shared(format!("http://{}", record.grpc))
             .inspect_err(
@@ -166,7 +176,8 @@ impl LeafClient {
             name: record.name.clone(),
             process: record.process.clone(),
             address: record.grpc.clone(),
-            rpc: v1::leaf_client::LeafClient::new(channel).max_decoding_message_size(config.answer_bytes_max),
+            rpc: v1::leaf_client::LeafClient::with_interceptor(channel, caller)
+                .max_decoding_message_size(config.answer_bytes_max),
             connection,
             in_flight: AtomicUsize::new(0),
             observed: Mutex::default(),
@@ -284,7 +295,7 @@ impl LeafClient {
 
 /// The failure of a leaf that there is no client for.
 pub fn unknown_leaf(name: &NodeName) -> v1::Failure {
-    failure(Kind::Unavailable, format!("leaf {name} is not registered"))
+    failure(Kind::Unavailable, format!("leaf {name} is not registered, or does not speak the cluster's protocol"))
 }
 
 fn innermost(status: &Status) -> String {

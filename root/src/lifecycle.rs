@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use tokio::time::Instant;
 use trawl_cluster::Error as EngineError;
-use trawl_cluster::catalog::{IndexRecord, keys};
+use trawl_cluster::catalog::{IndexRecord, decode, keys};
 use trawl_cluster::store::{Guard, Revision, Write};
 use trawl_cluster::view::View;
 use trawl_data::mapping::Mapping;
@@ -237,8 +237,7 @@ pub(crate) async fn stored_record(root: &Root, name: &str) -> Result<(Arc<IndexR
     let Some((value, revision)) = get(root, &keys::index(name)).await? else {
         return Err(Error::NoSuchIndex(name.to_owned()));
     };
-    let record = serde_json::from_slice(&value)
-        .map_err(|error| Error::Internal(format!("stored record of index [{name}]: {error}")))?;
+    let record = decode::<IndexRecord>(&keys::index(name), &value)?;
     Ok((Arc::new(record), revision))
 }
 

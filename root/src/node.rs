@@ -8,8 +8,8 @@ use std::time::Duration;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use trawl_cluster::Engine;
-use trawl_cluster::catalog::{NodeRecord, PROTOCOL, Role};
+use trawl_cluster::catalog::{NodeRecord, Role};
+use trawl_cluster::{Engine, protocol};
 
 use crate::config::Config;
 use crate::http::{parse_query, router, server};
@@ -40,6 +40,9 @@ pub enum Error {
     /// The cluster engine refused the registration.
     #[error("cannot register in the cluster")]
     Register(#[source] trawl_cluster::Error),
+    /// The cluster was upgraded past this program.
+    #[error(transparent)]
+    Outgrown(protocol::Refusal),
     /// Another process runs under the same name.
     #[error("another process has registered under this root's name")]
     Replaced,
@@ -94,7 +97,7 @@ impl RootNode {
     /// 3. Stop following the store.
     ///
     /// # Errors
-    /// When the server breaks, or another process takes this root's name.
+    /// When the server breaks, the cluster is upgraded past this root, or another process takes its name.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let root = self.member.root();
         let ending = self.member.leave_token().clone();
@@ -106,6 +109,7 @@ impl RootNode {
         let served = tokio::select! {
             served = &mut server => served.map_err(Error::Serve),
             () = self.member.replaced() => Err(Error::Replaced),
+            refusal = protocol::outgrown(root.viewer.subscribe(), root.config.speaks) => Err(Error::Outgrown(refusal)),
             () = shutdown.cancelled() => Ok(()),
         };
         ending.cancel();
@@ -135,7 +139,8 @@ fn node_record(config: &Config, http: SocketAddr) -> NodeRecord {
         zone: config.zone.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_ms: lifecycle::now_ms(),
-        protocol: PROTOCOL,
+        protocol: config.speaks.protocol,
+        protocol_min: config.speaks.stored_min(),
         capacity_bytes: None,
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use trawl_cluster::catalog::{AssignmentRecord, Role, keys};
+use trawl_cluster::catalog::{AssignmentRecord, Role, decode, keys};
 use trawl_cluster::store::{Guard, Write};
 use trawl_cluster::view::View;
 use trawl_proto::v1::failure::Kind;
@@ -104,7 +104,7 @@ async fn assigned(root: &Root, view: &View, shard: &ShardKey) -> Vec<NodeName> {
     let known = || view.assignments.get(shard).map(|record| record.leaves.clone()).unwrap_or_default();
     let leaves = match root.engine.store.get(&keys::assignment(shard)).await {
         Ok(Some(entry)) => {
-            serde_json::from_slice::<AssignmentRecord>(&entry.value).map_or_else(|_| known(), |record| record.leaves)
+            decode::<AssignmentRecord>(&entry.key, &entry.value).map_or_else(|_| known(), |record| record.leaves)
         }
         Ok(None) => Vec::new(),
         Err(_) => known(),

@@ -69,7 +69,7 @@ impl Root {
             newcomers: Newcomers::default(),
             merges: Arc::new(Semaphore::new(search.merges_max.max(1))),
             by_query: ByQuery::default(),
-            leaves: LeafClients::new(config.leaves.clone()),
+            leaves: LeafClients::new(config.leaves.clone(), config.speaks),
             mappings: Mappings::new(search.mappings_max),
             fields: Fields::default(),
             hedging: Hedging::new(search.hedge),

@@ -103,7 +103,7 @@ pub fn margin(left: Duration, setting: Duration) -> Duration {
 
 /// Load of leaves for planning on a view.
 pub fn load_of<'a>(leaves: &'a LeafClients, view: &'a trawl_cluster::view::View) -> impl Fn(&NodeName) -> Load + 'a {
-    move |name| match view.leaf(name).map(|node| (node.alive, leaves.client(&node.record))) {
+    move |name| match view.leaf(name).map(|node| (node.alive, leaves.by_name(view, name))) {
         Some((alive, Some(client))) => {
             Load { gone: !alive || client.state() == ConnectionState::Broken, candidate: client.candidate() }
         }

@@ -33,6 +33,8 @@ pub(crate) async fn cluster(root: &Root) -> ClusterStatus {
     };
     ClusterStatus {
         leader,
+        protocol: view.protocol(),
+        unreadable: view.unreadable.values().cloned().collect(),
         roots: view.roots().map(|node| status(node, true)).collect(),
         leaves: view.leaves().map(|node| status(node, connected(node))).collect(),
         indices: view.indices.values().cloned().collect(),

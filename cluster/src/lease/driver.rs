@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +14,7 @@ use trawl_proto::clock::unix_ms;
 
 use super::core::{Action, Core, Event, Observation, Outcome};
 use super::{Config, Held};
-use crate::catalog::keys;
+use crate::catalog::{Record, decode, keys};
 use crate::store::{Change, Entry, Revision, Update};
 use crate::{Error, Store, outage};
 
@@ -134,8 +133,8 @@ impl Driver {
         };
         for update in updates {
             match update {
-                Update::Put(entry) if entry.key == keys::LEASE => self.observed.lease = decode(&entry),
-                Update::Put(entry) if entry.key == keys::LEASE_EPOCH => self.observed.epoch = decode(&entry),
+                Update::Put(entry) if entry.key == keys::LEASE => self.observed.lease = read(&entry),
+                Update::Put(entry) if entry.key == keys::LEASE_EPOCH => self.observed.epoch = read(&entry),
                 Update::Deleted(key) if key == keys::LEASE => self.observed.lease = None,
                 Update::Deleted(key) if key == keys::LEASE_EPOCH => self.observed.epoch = None,
                 Update::Put(_) | Update::Deleted(_) => {}
@@ -146,8 +145,8 @@ impl Driver {
     }
 }
 
-fn decode<T: DeserializeOwned>(entry: &Entry) -> Option<(T, Revision)> {
-    match serde_json::from_slice(&entry.value) {
+fn read<T: Record>(entry: &Entry) -> Option<(T, Revision)> {
+    match decode(&entry.key, &entry.value) {
         Ok(record) => Some((record, entry.revision)),
         Err(error) => {
             // Taken for absent, the record's guard keeps us from overwriting what a newer version wrote.

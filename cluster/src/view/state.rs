@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use trawl_proto::{Generation, Incarnation, IndexUid, NodeName, Seq, ShardKey};
 
 use super::{Leader, Node, View};
+use crate::Error;
 use crate::catalog::{
-    AssignmentRecord, DrainRecord, IndexRecord, LeaseRecord, MoveRecord, NodeRecord, Role, ServingRecord, SkipRecord,
-    keys,
+    AssignmentRecord, DrainRecord, IndexRecord, LeaseRecord, MoveRecord, NodeRecord, ProtocolRecord, Record, Role,
+    ServingRecord, SkipRecord, decode, keys,
 };
 use crate::store::{Change, Entry, Revision, Update};
 
@@ -49,6 +49,7 @@ enum Key<'a> {
     Drain(NodeName),
     Move(ShardKey, NodeName),
     Lease,
+    Protocol,
     Other,
 }
 
@@ -103,14 +104,14 @@ impl ViewState {
         for entry in entries {
             match parse_key(&entry.key) {
                 Some(Key::Node(..)) => {
-                    if let Some(record) = decode::<NodeRecord>(&entry)
+                    if let Ok(record) = read::<NodeRecord>(&entry)
                         && self.beats.contains_key(&entry.key)
                     {
                         self.beat(&entry.key, &record.process, record.counter, now);
                     }
                 }
                 Some(Key::Lease) => {
-                    if let Some(record) = decode::<LeaseRecord>(&entry)
+                    if let Ok(record) = read::<LeaseRecord>(&entry)
                         && self.beats.contains_key(&entry.key)
                     {
                         self.beat(&entry.key, &record.process, record.counter, now);
@@ -155,45 +156,55 @@ impl ViewState {
             return;
         }
         let understood = match parse_key(&entry.key) {
-            Some(Key::Index(name)) => decode(&entry).map(|record| self.put_index(name, record)),
+            Some(Key::Index(name)) => read(&entry).map(|record| self.put_index(name, record)),
             Some(Key::Mapping(uid, version)) => {
                 self.view.mappings.insert((uid, version), entry.value.clone());
-                Some(())
+                Ok(())
             }
             Some(Key::Node(role, name)) => {
-                decode(&entry).map(|record| self.put_node(&entry.key, role, name, record, now))
+                read(&entry).map(|record| self.put_node(&entry.key, role, name, record, now))
             }
-            Some(Key::Lease) => decode(&entry).map(|record| self.put_lease(record, now)),
-            Some(Key::Assignment(shard)) => decode::<AssignmentRecord>(&entry).map(|record| {
+            Some(Key::Lease) => read(&entry).map(|record| self.put_lease(record, now)),
+            Some(Key::Protocol) => read(&entry).map(|record| self.put_protocol(Some(record))),
+            Some(Key::Assignment(shard)) => read::<AssignmentRecord>(&entry).map(|record| {
                 self.view.assignments.insert(shard.clone(), Arc::new(record));
                 self.recount(&shard);
             }),
-            Some(Key::Serving(shard, leaf)) => decode(&entry).map(|record| {
+            Some(Key::Serving(shard, leaf)) => read(&entry).map(|record| {
                 self.vouchers.entry(shard.clone()).or_default().insert(leaf, record);
                 self.recount(&shard);
             }),
-            Some(Key::Skip(shard, at)) => decode::<SkipRecord>(&entry).map(|record| {
+            Some(Key::Skip(shard, at)) => read::<SkipRecord>(&entry).map(|record| {
                 let skips = self.view.skips.entry(shard).or_default();
                 Arc::make_mut(skips).insert(at, record.reason.into());
             }),
-            Some(Key::Drain(leaf)) => decode::<DrainRecord>(&entry).map(|_| {
+            Some(Key::Drain(leaf)) => read::<DrainRecord>(&entry).map(|_| {
                 self.view.drains.insert(leaf);
             }),
-            Some(Key::Move(shard, from)) => decode::<MoveRecord>(&entry).map(|record| {
+            Some(Key::Move(shard, from)) => read::<MoveRecord>(&entry).map(|record| {
                 self.view.moves.insert((shard, from), record.to);
             }),
-            Some(Key::Other) => Some(()),
-            None => None,
+            Some(Key::Other) => Ok(()),
+            None => {
+                tracing::warn!(key = entry.key, "ignoring a record under a key that cannot be understood");
+                Ok(())
+            }
         };
-        if understood.is_none() {
-            tracing::warn!(key = entry.key, revision = entry.revision.0, "ignoring a record that cannot be understood");
-            self.delete(&entry.key);
-        }
         let counted = matches!(parse_key(&entry.key), Some(Key::Node(..) | Key::Lease));
         self.keys.insert(entry.key.clone());
-        if !counted {
-            self.view.revisions.insert(entry.key.into(), entry.revision);
-            self.changed = true;
+        match understood {
+            Ok(()) => {
+                self.changed |= self.view.unreadable.remove(&entry.key).is_some() || !counted;
+                if !counted {
+                    self.view.revisions.insert(entry.key.into(), entry.revision);
+                }
+            }
+            Err(error) => {
+                tracing::error!(revision = entry.revision.0, %error, "a record of the store cannot be understood");
+                self.view.revisions.remove(entry.key.as_str());
+                self.view.unreadable.insert(entry.key, error.to_string());
+                self.changed = true;
+            }
         }
     }
 
@@ -203,6 +214,7 @@ impl ViewState {
         }
         self.changed = true;
         self.view.revisions.remove(key);
+        self.view.unreadable.remove(key);
         self.beats.remove(key);
         match parse_key(key) {
             Some(Key::Index(name)) => {
@@ -248,6 +260,7 @@ impl ViewState {
                 self.lease = None;
                 self.view.leader = None;
             }
+            Some(Key::Protocol) => self.put_protocol(None),
             Some(Key::Other) | None => {}
         }
     }
@@ -272,6 +285,15 @@ impl ViewState {
         self.changed |= !only_counted;
         if !same_process {
             self.recount_leaf(role, &name);
+        }
+    }
+
+    fn put_protocol(&mut self, record: Option<ProtocolRecord>) {
+        self.view.protocol = record.map(|record| record.protocol);
+        // Leaves that do not speak it serve no more.
+        let shards: Vec<ShardKey> = self.vouchers.keys().cloned().collect();
+        for shard in shards {
+            self.recount(&shard);
         }
     }
 
@@ -330,7 +352,8 @@ impl ViewState {
     fn recount(&mut self, shard: &ShardKey) {
         let counts = |leaf: &NodeName, voucher: &ServingRecord| {
             let assigned = self.view.assignments.get(shard).is_some_and(|record| record.leaves.contains(leaf));
-            assigned && self.view.leaf(leaf).is_some_and(|node| node.record.process == voucher.process)
+            let vouches = |node: &Node| node.record.process == voucher.process && self.view.takes_part(&node.record);
+            assigned && self.view.leaf(leaf).is_some_and(vouches)
         };
         let vouchers = self.vouchers.get(shard).into_iter().flatten();
         let serving: Vec<NodeName> =
@@ -343,14 +366,16 @@ impl ViewState {
     }
 }
 
-fn decode<T: DeserializeOwned>(entry: &Entry) -> Option<T> {
-    serde_json::from_slice(&entry.value).ok()
+fn read<T: Record>(entry: &Entry) -> Result<T, Error> {
+    decode(&entry.key, &entry.value)
 }
 
 /// `None` for a key that starts like one of ours and does not go on like one.
 fn parse_key(key: &str) -> Option<Key<'_>> {
-    if key == keys::LEASE {
-        return Some(Key::Lease);
+    match key {
+        keys::LEASE => return Some(Key::Lease),
+        keys::PROTOCOL => return Some(Key::Protocol),
+        _ => {}
     }
     if let Some(name) = key.strip_prefix(keys::INDICES) {
         return Some(Key::Index(name));

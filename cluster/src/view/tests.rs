@@ -12,8 +12,8 @@ use trawl_proto::{Epoch, Generation, Incarnation, NodeName, Seq, ShardKey};
 use super::{View, Viewer};
 use crate::Store;
 use crate::catalog::{
-    AssignmentRecord, DrainRecord, IndexRecord, LeaseRecord, MoveRecord, NodeRecord, Role, ServingRecord, SkipRecord,
-    keys,
+    AssignmentRecord, DrainRecord, IndexRecord, LeaseRecord, MoveRecord, NodeRecord, ProtocolRecord, Role,
+    ServingRecord, SkipRecord, keys,
 };
 use crate::membership::Membership;
 use crate::memory::SharedStore;
@@ -38,6 +38,7 @@ fn node(role: Role, name: &str, process: &str, counter: u64) -> NodeRecord {
         version: "0".into(),
         started_ms: 0,
         protocol: 1,
+        protocol_min: None,
         capacity_bytes: None,
     }
 }
@@ -102,6 +103,29 @@ async fn serving_are_those_who_vouch_are_assigned_and_still_run() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leaf_that_does_not_speak_the_protocol_serves_no_more_and_cannot_join() {
+    let setup = Setup::new().await;
+    let shard = ShardKey::new("u", 0);
+    let assigned = AssignmentRecord { format: 1, leaves: vec!["old".into(), "new".into()], leaving: Vec::new() };
+    let vouch =
+        |leaf: &str| put(keys::serving(&shard, &leaf.into()), &ServingRecord { format: 1, process: "p".into() });
+    let newer = NodeRecord { protocol: 2, protocol_min: Some(1), ..node(Role::Leaf, "new", "p", 0) };
+    let older = node(Role::Leaf, "old", "p", 0);
+    let writes = [put(keys::assignment(&shard), &assigned), vouch("old"), vouch("new")];
+    let view = setup.commit(&[&writes[..], &[put_node(&newer), put_node(&older)]].concat()).await;
+    assert_eq!((view.protocol(), view.serving[&shard].len()), (1, 2));
+    let view = setup.commit(&[put(keys::PROTOCOL.into(), &ProtocolRecord { format: 1, protocol: 2 })]).await;
+    assert_eq!((view.protocol(), &view.serving[&shard]), (2, &vec!["new".into()]));
+
+    let join = |record: NodeRecord| Membership::register(setup.store.clone(), record, LEASE, CancellationToken::new());
+    let refused = join(node(Role::Leaf, "third", "p", 0)).await.unwrap_err().to_string();
+    assert!(refused.contains("protocols 0 to 1") && refused.contains("works by protocol 2"), "{refused}");
+    join(NodeRecord { name: "third".into(), ..newer }).await.unwrap();
+    let refusal = crate::protocol::outgrown(setup.viewer.subscribe(), crate::Speaks::up_to(1)).await;
+    assert!(refusal.to_string().contains("there is no way back"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn indices_are_found_by_name_and_uid_with_their_mappings_and_revisions() {
     let setup = Setup::new().await;
     let first = setup.commit(&[put(keys::index("i"), &index("i", "u1"))]).await;
@@ -114,13 +138,18 @@ async fn indices_are_found_by_name_and_uid_with_their_mappings_and_revisions() {
     // Made again under its name, the old uid is gone.
     let view = setup.commit(&[put(keys::index("i"), &index("i", "u2"))]).await;
     assert_eq!((view.indices["i"].uid.as_str(), view.uids.len()), ("u2", 1));
-    // What cannot be understood is as if it were not there.
+    // What cannot be understood is not taken for gone, and nobody overwrites it.
     let broken = [Write::Put("index/i".into(), "?".into()), Write::Put("serving/u/x".into(), "?".into())];
     let view = setup.commit(&broken).await;
-    assert!(view.indices.is_empty() && view.uids.is_empty());
-    assert_eq!(view.revision_of("index/i"), Some(view.revision));
-    let view = setup.commit(&[Write::Delete("index/i".into())]).await;
+    assert_eq!((view.indices["i"].uid.as_str(), view.uids.len()), ("u2", 1));
+    assert_eq!(view.unreadable.keys().collect::<Vec<_>>(), ["index/i"]);
     assert_eq!(view.revision_of("index/i"), None);
+    let newer = br#"{"format":2,"name":"j"}"#;
+    let view = setup.commit(&[Write::Delete("index/i".into()), Write::Put("index/j".into(), newer[..].into())]).await;
+    assert!(view.indices.is_empty() && view.uids.is_empty());
+    assert!(view.unreadable["index/j"].contains("written by a newer version of Trawl"), "{:?}", view.unreadable);
+    let view = setup.commit(&[put(keys::index("j"), &index("j", "u3"))]).await;
+    assert!(view.unreadable.is_empty() && view.revision_of("index/j") == Some(view.revision));
     // An earlier picture does not change.
     assert!(first.mappings.is_empty());
 }

@@ -10,8 +10,10 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
+use trawl_proto::caller::Caller;
 use trawl_proto::v1::leaf_client::LeafClient;
 use trawl_proto::{Generation, Incarnation, NodeName, Seq, ShardKey, v1};
 use xxhash_rust::xxh3::xxh3_64;
@@ -85,7 +87,7 @@ impl Progress {
 /// [`Error::Copy`] when the source cannot give a whole copy; others when the disk here fails.
 pub async fn recover(
     config: &CopyConfig,
-    name: &NodeName,
+    (name, caller): (&NodeName, Caller),
     source: &Source,
     shard: &ShardKey,
     dir: &ReplicaDir,
@@ -98,7 +100,7 @@ pub async fn recover(
         .tcp_nodelay(true)
         .http2_keep_alive_interval(Duration::from_secs(2))
         .keep_alive_timeout(Duration::from_secs(5));
-    let mut client = LeafClient::new(endpoint.connect_lazy()).max_decoding_message_size(64 << 20);
+    let mut client = LeafClient::with_interceptor(endpoint.connect_lazy(), caller).max_decoding_message_size(64 << 20);
     let mut request =
         tonic::Request::new(v1::CopyManifestRequest { shard: Some(shard.into()), leaf: name.to_string() });
     request.set_timeout(CALL_TIMEOUT);
@@ -174,7 +176,7 @@ enum Failed {
 }
 
 struct Copying<'a> {
-    client: LeafClient<Channel>,
+    client: LeafClient<InterceptedService<Channel, Caller>>,
     config: &'a CopyConfig,
     copy_id: String,
     progress: &'a Progress,

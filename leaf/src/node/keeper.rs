@@ -96,7 +96,9 @@ impl Keeper {
             let view = views.borrow_and_update().clone();
             self.saw(&view).await;
             self.open_and_close(&view);
-            if !self.cleaned && self.closing.is_empty() && self.seen == Some(view.revision) {
+            // What cannot be read may say that a replica is wanted.
+            let is_known = self.seen == Some(view.revision) && view.unreadable.is_empty();
+            if !self.cleaned && self.closing.is_empty() && is_known {
                 self.clean(&view).await;
             }
             self.catch_up_when_expelled(&view).await;
@@ -166,7 +168,7 @@ impl Keeper {
             });
             // Who assigned it elsewhere has removed its serving record; that is no expulsion.
             self.published.remove(shard);
-            let is_gone = !view.uids.contains_key(&shard.index_uid);
+            let is_gone = view.unreadable.is_empty() && !view.uids.contains_key(&shard.index_uid);
             if is_gone || retired_at.elapsed() >= self.shared.config.retire_time {
                 over.push(shard.clone());
             }

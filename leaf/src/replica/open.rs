@@ -16,6 +16,7 @@ use std::time::Duration;
 use trawl_cluster::Error as EngineError;
 use trawl_cluster::fit::{Fit, Standing, fit};
 use trawl_cluster::shard_log::{Head, Record};
+use trawl_proto::caller::Caller;
 use trawl_proto::{Generation, NodeName, Seq};
 
 use super::Phase;
@@ -177,8 +178,8 @@ impl Tail {
         for source in &sources {
             self.replica.set_phase(Phase::Recovering, format!("is copied from leaf {}: {reason}", source.leaf));
             let config = &self.shared.config;
-            let copied =
-                client::recover(&config.copy, &config.name, source, shard, &self.dir, &self.replica.copying).await;
+            let own = (&config.name, Caller(config.speaks.protocol));
+            let copied = client::recover(&config.copy, own, source, shard, &self.dir, &self.replica.copying).await;
             self.replica.copying.end();
             match copied {
                 Ok(_) => return Ok(()),

@@ -198,6 +198,7 @@ const NODES: &[Column] = &[
     Column::left("zone", &[]),
     Column::left("alive", &[]),
     Column::left("version", &["v"]).hidden(),
+    Column::right("protocol", &[]).hidden(),
     Column::left("http_address", &["http"]).hidden(),
     Column::left("id", &["nodeId"]).hidden(),
 ];
@@ -220,6 +221,7 @@ pub(crate) async fn nodes(call: Call) -> Result<Answer, ApiError> {
             Cell::text(record.zone.as_deref().unwrap_or("-")),
             Cell::text(if node.alive && node.connected { "true" } else { "false" }),
             Cell::text(&record.version),
+            Cell::number(record.protocol.into()),
             Cell::text(record.http.as_deref().unwrap_or("-")),
             Cell::text(&record.process),
         ]);

@@ -188,6 +188,8 @@ fn trawl_body(status: &ClusterStatus) -> Json {
     let all = |nodes: &[NodeStatus]| nodes.iter().map(trawl_node).collect::<Vec<_>>();
     object! {
         "leader" => leader,
+        "protocol" => status.protocol,
+        "unreadable" => status.unreadable.iter().map(|reason| reason.as_str().into()).collect::<Vec<Json>>(),
         "roots" => all(&status.roots),
         "leaves" => all(&status.leaves),
         "shards" => status.replicas.iter().map(trawl_replica).collect::<Vec<_>>(),
@@ -211,6 +213,7 @@ fn trawl_node(node: &NodeStatus) -> Json {
         members.push(("draining".to_owned(), true.into()));
     }
     members.push(("version".to_owned(), record.version.as_str().into()));
+    members.push(("protocol".to_owned(), record.protocol.into()));
     members.push((
         "started".to_owned(),
         trawl_data::date::format_date(i64::try_from(record.started_ms).unwrap_or_default()).into(),

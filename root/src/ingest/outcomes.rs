@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
-use trawl_cluster::catalog::{IndexRecord, keys};
+use trawl_cluster::catalog::{IndexRecord, decode, keys};
 use trawl_cluster::shard_log::Appended;
 use trawl_proto::{NodeName, v1};
 
@@ -41,7 +41,7 @@ pub(super) async fn is_deleted(root: &Root, batch: &Batch) -> bool {
     }
     match root.engine.store.get(&keys::index(&batch.record.name)).await {
         Ok(None) => true,
-        Ok(Some(entry)) => serde_json::from_slice::<IndexRecord>(&entry.value).is_ok_and(|record| record.uid != *uid),
+        Ok(Some(entry)) => decode::<IndexRecord>(&entry.key, &entry.value).is_ok_and(|record| record.uid != *uid),
         Err(_) => false,
     }
 }

@@ -117,7 +117,7 @@ impl Leader<'_> {
 }
 
 /// That the key is as the view shows it.
-fn guard(view: &View, key: String) -> Option<Guard> {
+pub(super) fn guard(view: &View, key: String) -> Option<Guard> {
     Some(match view.revision_of(&key) {
         Some(revision) => Guard::At(key, revision),
         None => Guard::Absent(key),

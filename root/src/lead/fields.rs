@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use trawl_cluster::Error;
-use trawl_cluster::catalog::{IndexRecord, keys};
+use trawl_cluster::catalog::{IndexRecord, decode, keys};
 use trawl_cluster::store::Guard;
 use trawl_cluster::view::View;
 use trawl_data::mapping::{FIELDS_MAX, Mapping};
@@ -100,7 +100,7 @@ async fn close(
     let corrupt = |error: crate::Error| Error::Corrupt(error.to_string());
     let key = keys::index(&record.name);
     let Some(stored) = root.engine.store.get(&key).await? else { return Ok(()) };
-    let now: IndexRecord = serde_json::from_slice(&stored.value).map_err(|error| Error::Corrupt(error.to_string()))?;
+    let now: IndexRecord = decode(&key, &stored.value)?;
     if now.uid != record.uid || now.mapping_version != record.mapping_version {
         // The next round sees it.
         return Ok(());

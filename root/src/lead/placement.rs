@@ -34,9 +34,6 @@ use trawl_proto::{NodeName, ShardKey};
 
 use self::plan::Plan;
 
-/// The protocol version that a leaf may differ by and still be given replicas.
-const PROTOCOL_DISTANCE_MAX: u32 = 1;
-
 /// All that the placement depends on.
 #[derive(Clone, Debug, Default)]
 pub(super) struct World {
@@ -57,13 +54,11 @@ pub(super) struct Limits {
     pub copies_per_leaf: usize,
     /// Replicas that all leaves together may copy.
     pub copies: usize,
-    /// The protocol version of this leader.
-    pub protocol: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { copies_per_leaf: 2, copies: 8, protocol: 1 }
+        Self { copies_per_leaf: 2, copies: 8 }
     }
 }
 
@@ -78,8 +73,8 @@ pub(super) struct Leaf {
     pub is_draining: bool,
     /// For how long it is missing; `None` while it lives.
     pub missing_for: Option<Duration>,
-    /// The protocol version it speaks.
-    pub protocol: u32,
+    /// Whether it speaks the cluster's protocol.
+    pub takes_part: bool,
 }
 
 /// One shard.

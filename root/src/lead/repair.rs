@@ -57,6 +57,9 @@ struct Repairer<'a> {
 impl Repairer<'_> {
     async fn round(&mut self) -> Result<(), Error> {
         let view = self.root.viewer.view();
+        if !view.unreadable.is_empty() {
+            return Ok(());
+        }
         self.look_at_history(&view).await?;
         let broken = self.broken(&view).await;
         self.since.retain(|shard, _| broken.contains(shard));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use trawl_cluster::catalog::{PROTOCOL, keys};
+use trawl_cluster::catalog::keys;
 use trawl_cluster::view::View;
 use trawl_proto::{NodeName, ShardKey, v1};
 
@@ -23,9 +23,9 @@ pub(super) struct Missing {
 }
 
 impl Missing {
-    /// Notes who is missing now: who does not live, or is not registered although it holds something.
+    /// Notes who is missing now: who does not live or take part, or is not registered although it holds something.
     fn look(&mut self, view: &View, now: Instant) {
-        let is_live = |name: &NodeName| view.leaf(name).is_some_and(|node| node.alive);
+        let is_live = |name: &NodeName| view.leaf(name).is_some_and(|node| node.alive && view.takes_part(&node.record));
         let holders = view.assignments.values().flat_map(|record| &record.leaves);
         let names = view.leaves().map(|node| &node.record.name).chain(holders);
         let missing: Vec<NodeName> = names.filter(|name| !is_live(name)).cloned().collect();
@@ -88,14 +88,14 @@ async fn ask(root: &Root, view: &View) -> Sizes {
 pub(super) fn world(view: &View, missing: &mut Missing, sizes: &Sizes, config: &LeadConfig) -> World {
     let now = Instant::now();
     missing.look(view, now);
-    let limits = Limits { copies_per_leaf: config.copies_per_leaf_max, copies: config.copies_max, protocol: PROTOCOL };
+    let limits = Limits { copies_per_leaf: config.copies_per_leaf_max, copies: config.copies_max };
     let mut world = World { limits, moves: view.moves.clone(), ..World::default() };
     for node in view.leaves() {
         let record = &node.record;
         let leaf = Leaf {
             zone: record.zone.clone(),
             capacity_bytes: record.capacity_bytes,
-            protocol: record.protocol,
+            takes_part: view.takes_part(record),
             ..Leaf::default()
         };
         world.leaves.insert(record.name.clone(), leaf);
@@ -140,7 +140,7 @@ fn shard(view: &View, sizes: &Sizes, key: &ShardKey, wanted: usize, replace_afte
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
     use std::sync::Arc;
 
@@ -149,7 +149,7 @@ mod tests {
 
     use super::*;
 
-    fn node(name: &str, alive: bool) -> ((Role, NodeName), Node) {
+    pub(in crate::lead) fn node(name: &str, alive: bool) -> ((Role, NodeName), Node) {
         let record = NodeRecord {
             format: 1,
             name: name.into(),
@@ -161,7 +161,8 @@ mod tests {
             zone: None,
             version: String::new(),
             started_ms: 0,
-            protocol: PROTOCOL,
+            protocol: trawl_cluster::protocol::PROTOCOL,
+            protocol_min: None,
             capacity_bytes: None,
         };
         ((Role::Leaf, name.into()), Node { record, alive })

@@ -79,6 +79,10 @@ pub struct IndexHealth {
 pub struct ClusterStatus {
     /// Who leads.
     pub leader: Option<LeaderStatus>,
+    /// The protocol that everybody uses.
+    pub protocol: u32,
+    /// Why records of the store cannot be read here, if there are any.
+    pub unreadable: Vec<String>,
     /// All roots, by name.
     pub roots: Vec<NodeStatus>,
     /// All leaves, by name.

@@ -9,7 +9,7 @@ use futures::FutureExt;
 use prometheus_client::registry::Registry;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use trawl_cluster::catalog::{AssignmentRecord, IndexRecord, NodeRecord, PROTOCOL, Role, ServingRecord, keys};
+use trawl_cluster::catalog::{AssignmentRecord, IndexRecord, NodeRecord, Role, ServingRecord, keys};
 use trawl_cluster::shard_log::{Append, Appended};
 use trawl_cluster::store::Write;
 use trawl_cluster::{Engine, ShardLog};
@@ -171,7 +171,8 @@ async fn root(name: String, process: String, net: Net, engine: Engine) {
         http: None,
         zone: None,
         version: "simulated".to_owned(),
-        protocol: PROTOCOL,
+        protocol: trawl_cluster::protocol::PROTOCOL,
+        protocol_min: None,
         capacity_bytes: None,
         started_ms: 0,
     };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use trawl_cluster::catalog::{NodeRecord, PROTOCOL, Role, ServingRecord, keys};
+use trawl_cluster::catalog::{NodeRecord, Role, ServingRecord, keys};
 use trawl_cluster::store::Write;
 use trawl_cluster::{Engine, LEASE_TIME, Membership, View, Viewer};
 use trawl_proto::{NodeName, ShardKey};
@@ -73,7 +73,8 @@ fn record(leaf: &Leaf) -> NodeRecord {
         http: None,
         zone: leaf.zone.clone(),
         version: "simulated".to_owned(),
-        protocol: PROTOCOL,
+        protocol: trawl_cluster::protocol::PROTOCOL,
+        protocol_min: None,
         capacity_bytes: None,
         started_ms: 0,
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use trawl_proto::{IndexUid, NodeName, ShardKey};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Assign, Leaf, PROTOCOL_DISTANCE_MAX, Shard, Step, World};
+use super::{Assign, Leaf, Shard, Step, World};
 
 /// What a replica counts for besides its bytes, so that small ones are spread by number.
 pub(super) const REPLICA_BYTES: u64 = 16 << 20;
@@ -70,11 +70,7 @@ impl<'a> Plan<'a> {
 
     /// Whether it may be given replicas.
     pub fn is_open(&self, name: &NodeName) -> bool {
-        self.is_live(name)
-            && !self.is_draining(name)
-            && self
-                .leaf(name)
-                .is_some_and(|leaf| leaf.protocol.abs_diff(self.world.limits.protocol) <= PROTOCOL_DISTANCE_MAX)
+        self.is_live(name) && !self.is_draining(name) && self.leaf(name).is_some_and(|leaf| leaf.takes_part)
     }
 
     /// Whether it answers queries now.

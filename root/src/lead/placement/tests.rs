@@ -20,7 +20,7 @@ fn key(number: u32) -> ShardKey {
 }
 
 fn leaf() -> Leaf {
-    Leaf { protocol: 1, ..Leaf::default() }
+    Leaf { takes_part: true, ..Leaf::default() }
 }
 
 /// Live leaves, and shards of one index.
@@ -187,16 +187,16 @@ fn what_leaves_can_hold_decides_how_much_they_get() {
     for (name, leaf) in &mut world.leaves {
         leaf.capacity_bytes = Some(if *name == super::tests::name(0) { 100 << 30 } else { 200 << 30 });
     }
-    world.limits = Limits { copies_per_leaf: 100, copies: 100, protocol: 1 };
+    world.limits = Limits { copies_per_leaf: 100, copies: 100 };
     assert_eq!(assigns(&world).len(), 6);
 }
 
 #[test]
 fn nothing_goes_to_a_leaf_that_speaks_otherwise_or_has_not_heard_that_it_holds_nothing() {
     let mut world = world(2, &[shard(2, &[0])]);
-    world.leaves.get_mut(&name(1)).unwrap().protocol = 3;
+    world.leaves.get_mut(&name(1)).unwrap().takes_part = false;
     assert_eq!(decide(&world), []);
-    world.leaves.get_mut(&name(1)).unwrap().protocol = 2;
+    world.leaves.get_mut(&name(1)).unwrap().takes_part = true;
     assert_eq!(decide(&world).len(), 1);
     world.shards.get_mut(&key(0)).unwrap().lingering = [name(1)].into();
     assert_eq!(decide(&world), []);

@@ -29,6 +29,7 @@ fn leaf(name: &str, alive: bool) -> Node {
         version: String::new(),
         started_ms: 0,
         protocol: 1,
+        protocol_min: None,
         capacity_bytes: None,
     };
     Node { record, alive }
