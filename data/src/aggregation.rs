@@ -10,7 +10,7 @@
 //! - Bounds on dates are half a millisecond lower than asked. Doubles have steps of 256 ns at today's
 //!   nanoseconds, and dates are whole milliseconds, so this makes every comparison exact.
 
-use std::collections::BTreeMap;
+mod partial;
 
 use serde::{Deserialize, Serialize};
 use tantivy::aggregation::Key;
@@ -18,12 +18,13 @@ use tantivy::aggregation::agg_req::{Aggregation, AggregationVariants, Aggregatio
 use tantivy::aggregation::bucket::{
     HistogramAggregation, HistogramBounds, RangeAggregation, RangeAggregationRange, TermsAggregation,
 };
-use tantivy::aggregation::intermediate_agg_result::IntermediateAggregationResults;
 use tantivy::aggregation::metric::{
     AverageAggregation, CardinalityAggregationReq, CountAggregation, ExtendedStatsAggregation, MaxAggregation,
     MinAggregation, StatsAggregation, SumAggregation,
 };
 use trawl_proto::v1::{self, aggregation::Kind, metric_aggregation, value};
+
+pub use partial::{FIRST_FORMAT, Partial, PartialError, format_for, formats};
 
 use crate::mapping::FieldType;
 
@@ -95,16 +96,6 @@ pub struct AggregationField {
     pub column: String,
     /// What the logical field holds.
     pub kind: ValueKind,
-}
-
-/// What one shard sends: its partial results, and what the fields are that they were made of, so that
-/// whoever merges need not know the mapping. In postcard on the wire.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Partial {
-    /// By logical field; a field that the shard does not know is not here.
-    pub kinds: BTreeMap<String, ValueKind>,
-    /// Tantivy's intermediate results.
-    pub results: IntermediateAggregationResults,
 }
 
 /// The logical field that an aggregation is of.

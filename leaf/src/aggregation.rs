@@ -12,7 +12,8 @@ use tantivy::aggregation::{AggContextParams, AggregationError, AggregationLimits
 use tantivy::collector::SegmentCollector;
 use tantivy::tokenizer::TokenizerManager;
 use tantivy::{DocId, SegmentOrdinal, SegmentReader};
-use trawl_data::aggregation::{AggregationField, Partial, ValueKind, to_tantivy};
+use trawl_cluster::protocol::PROTOCOL;
+use trawl_data::aggregation::{AggregationField, Partial, ValueKind, format_for, formats, to_tantivy};
 use trawl_proto::v1::{self, Failure, failure};
 
 use crate::ShardSearcher;
@@ -112,14 +113,34 @@ pub fn merge(
     }
 }
 
-/// Partial results as they travel; empty when none were asked for.
+/// The format of partial results for a root that reads these.
+///
+/// # Errors
+/// `UNAVAILABLE` when this leaf writes none of them: another may be of the root's version.
+pub fn format(read: &[u32]) -> Result<u32, Failure> {
+    let written = formats(PROTOCOL);
+    format_for(written, read).ok_or_else(|| {
+        let reason = format!(
+            "the root reads partial aggregations of the formats {read:?}, this leaf (Trawl {}) writes {written:?}: they \
+             are of versions too far apart, finish the upgrade",
+            env!("CARGO_PKG_VERSION")
+        );
+        trawl_proto::failure(failure::Kind::Unavailable, reason)
+    })
+}
+
+/// Partial results as they travel, in this format; empty when none were asked for.
 ///
 /// # Errors
 /// `INVALID` when they are larger than [`PARTIAL_BYTES_MAX`]; `INTERNAL` when they cannot be encoded.
-pub fn encode(merged: Option<IntermediateAggregationResults>, prepared: Option<Prepared>) -> Result<Vec<u8>, Failure> {
+pub fn encode(
+    merged: Option<IntermediateAggregationResults>,
+    prepared: Option<Prepared>,
+    format: u32,
+) -> Result<Vec<u8>, Failure> {
     let Some(Prepared { kinds, .. }) = prepared else { return Ok(Vec::new()) };
     let partial = Partial { kinds, results: merged.unwrap_or_default() };
-    let bytes = postcard::to_stdvec(&partial).map_err(|error| {
+    let bytes = partial.encode(format).map_err(|error| {
         trawl_proto::failure(failure::Kind::Internal, format!("cannot encode aggregations: {error}"))
     })?;
     if bytes.len() > PARTIAL_BYTES_MAX {

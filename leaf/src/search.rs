@@ -127,6 +127,10 @@ fn run(
     let order = sort::Order::new(searcher, &request.sort)?;
     let after = order.after(&request.search_after)?;
     let aggregations = aggregation::prepare(searcher, &request.aggregations)?;
+    let aggregation_format = match aggregations {
+        Some(_) => aggregation::format(&request.aggregation_formats)?,
+        None => 0,
+    };
 
     let is_known = shard.statistics_generation.is_some_and(|known| known == v1::Generation::from(searcher.generation));
     let fresh = if is_known && index.statistics.is_some() { None } else { Some(plan_statistics(searcher, &plan)?) };
@@ -158,7 +162,8 @@ fn run(
         matched_exact: counted.exact,
         max_score: collected.max_score,
         timed_out: collected.timed_out || counted.timed_out,
-        aggregations: aggregation::encode(collected.aggregations, aggregations)?.into(),
+        aggregations: aggregation::encode(collected.aggregations, aggregations, aggregation_format)?.into(),
+        aggregation_format,
         ..Default::default()
     };
     result.hits = hits(searcher, &order, &collected_hits).map_err(|error| failed(&error))?;

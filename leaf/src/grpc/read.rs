@@ -23,8 +23,12 @@ fn shard_of(index_uid: &str, number: u32) -> v1::Shard {
 }
 
 /// The query phase of all shards asked for.
-pub async fn search(service: &Service, request: v1::SearchRequest, deadline: Instant) -> v1::SearchResponse {
+pub async fn search(service: &Service, mut request: v1::SearchRequest, deadline: Instant) -> v1::SearchResponse {
     let (cancel, _guard) = service.cancel(deadline);
+    if service.config.speaks.protocol < 2 {
+        // What protocol 2 brought is not there for a leaf that speaks less.
+        request.aggregation_formats.clear();
+    }
     let request = Arc::new(request);
     let searches = request.indices.iter().enumerate().flat_map(|(index, search)| {
         let (request, cancel) = (&request, &cancel);

@@ -327,7 +327,7 @@ fn aggregations_count_live_documents_over_segments() {
     let searcher = &shards.searchers[0];
     let result = search_shard(searcher, &request, &index, &v1::ShardSearch::default(), &cancel);
     assert_eq!(result.failure, None);
-    let partial: Partial = postcard::from_bytes(&result.aggregations).unwrap();
+    let partial: Partial = Partial::decode(result.aggregation_format, result.aggregations.clone()).unwrap();
     assert_eq!(partial.kinds.get("tag"), Some(&ValueKind::Keyword));
     assert_eq!(partial.kinds.get("nowhere"), None);
 

@@ -25,12 +25,13 @@ pub const BUCKETS_MAX: usize = 65_536;
 /// Bytes that finishing may use, as tantivy estimates them.
 const MEMORY_BYTES_MAX: u64 = 256 << 20;
 
-/// The final results, in the order asked for; empty ones when there is no partial result.
+/// The final results, in the order asked for; empty ones when there is no partial result. Each partial result comes
+/// with its format, and need not have the same.
 ///
 /// # Errors
 /// [`Error::Invalid`] when there are too many buckets, [`Error::Internal`] when a partial result cannot
 /// be read.
-pub fn merge(wanted: &[v1::Aggregation], partials: &[Bytes]) -> Result<Vec<(String, AggregationResult)>, Error> {
+pub fn merge(wanted: &[v1::Aggregation], partials: &[(u32, Bytes)]) -> Result<Vec<(String, AggregationResult)>, Error> {
     merge_until(wanted, partials, None)
 }
 
@@ -40,7 +41,7 @@ pub fn merge(wanted: &[v1::Aggregation], partials: &[Bytes]) -> Result<Vec<(Stri
 /// As [`merge`]; [`Error::Timeout`].
 pub fn merge_until(
     wanted: &[v1::Aggregation],
-    partials: &[Bytes],
+    partials: &[(u32, Bytes)],
     deadline: Option<Instant>,
 ) -> Result<Vec<(String, AggregationResult)>, Error> {
     let in_time = || match deadline {
@@ -49,10 +50,10 @@ pub fn merge_until(
     };
     let mut merging = Merging::default();
     let mut merged: Option<IntermediateAggregationResults> = None;
-    for bytes in partials.iter().filter(|bytes| !bytes.is_empty()) {
+    for (format, bytes) in partials.iter().filter(|(_, bytes)| !bytes.is_empty()) {
         in_time()?;
-        let partial: Partial = postcard::from_bytes(bytes)
-            .map_err(|error| Error::Internal(format!("a shard's aggregations cannot be read: {error}")))?;
+        let partial =
+            Partial::decode(*format, bytes.clone()).map_err(|error| Error::Internal(format!("a shard's {error}")))?;
         merging.learn(partial.kinds);
         match &mut merged {
             Some(merged) => merged.merge_fruits(partial.results).map_err(failed)?,

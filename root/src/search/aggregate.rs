@@ -36,7 +36,11 @@ pub(super) async fn aggregate(
         return Ok((Vec::new(), true));
     };
     let answers = scattered.shards.iter_mut().filter_map(|shard| shard.as_mut().ok());
-    let partials: Vec<Bytes> = answers.map(|answer| std::mem::take(&mut answer.value.aggregations)).collect();
+    let partials = answers.map(|answer| {
+        let result = &mut answer.value;
+        (result.aggregation_format, std::mem::take(&mut result.aggregations))
+    });
+    let partials: Vec<(u32, Bytes)> = partials.collect();
     let merged = merge(root, deadline, wanted, partials).await;
     if let Err(Error::Invalid { error_type: "too_many_buckets_exception", .. }) = &merged {
         root.metrics.refusals.count(Limit::Buckets);
@@ -52,9 +56,9 @@ async fn merge(
     root: &Root,
     deadline: Instant,
     wanted: &[v1::Aggregation],
-    partials: Vec<Bytes>,
+    partials: Vec<(u32, Bytes)>,
 ) -> Result<Option<Aggregations>, Error> {
-    let bytes: usize = partials.iter().map(Bytes::len).sum();
+    let bytes: usize = partials.iter().map(|(_, bytes)| bytes.len()).sum();
     if bytes <= INLINE_BYTES_MAX {
         return gather::aggregation::merge(wanted, &partials).map(Some);
     }

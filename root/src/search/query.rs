@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use trawl_data::aggregation::formats;
 use trawl_proto::v1;
 
 use super::Part;
@@ -42,6 +43,7 @@ pub(super) async fn search(
         statistics_generation: numbers[at].as_ref().map(|numbers| numbers.generation.into()),
         at_least_seq: at_least(&request.after, &targets[at]),
     };
+    let protocol = scatter.leaves.protocol();
     let calls = |asked: &[usize]| {
         let groups = groups(parts, part_of, asked);
         let calls = groups.into_iter().map(|group| {
@@ -57,6 +59,7 @@ pub(super) async fn search(
                 min_score: request.min_score,
                 aggregations: lowered.aggregations.clone(),
                 fetch: fetch_along.then(|| lowered.fetch.clone()),
+                aggregation_formats: formats_to_name(protocol, &lowered.aggregations),
             }
         });
         calls.collect::<Vec<_>>()
@@ -74,6 +77,11 @@ pub(super) async fn search(
             })
         })
         .await
+}
+
+/// The formats of partial aggregations that a leaf may answer in; protocol 1 had one and did not name it.
+fn formats_to_name(protocol: u32, aggregations: &[v1::Aggregation]) -> Vec<u32> {
+    if protocol < 2 || aggregations.is_empty() { Vec::new() } else { formats(protocol).to_vec() }
 }
 
 async fn one_call(

@@ -302,7 +302,7 @@ fn terms_of_mixed_values_are_their_texts() {
                 let cancel = Cancel::new(Instant::now() + Duration::from_secs(60));
                 let result = search_shard(searcher, &request, &index, &v1::ShardSearch::default(), &cancel);
                 assert_eq!(result.failure, None);
-                let partial: Partial = postcard::from_bytes(&result.aggregations).unwrap();
+                let partial: Partial = Partial::decode(result.aggregation_format, result.aggregations.clone()).unwrap();
                 aggregation::merge(&mut merged, partial.results).unwrap();
             }
             let resolve = |field: &str| Some(AggregationField { column: field.to_owned(), kind: ValueKind::Keyword });

@@ -36,7 +36,7 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
 }
 
 /// One shard's partial result. A shard none of whose rows has a field does not know it.
-fn partial(rows: &[Row], wanted: &[v1::Aggregation]) -> Bytes {
+fn partial(rows: &[Row], wanted: &[v1::Aggregation]) -> (u32, Bytes) {
     let mut builder = Schema::builder();
     let number = NumericOptions::default().set_fast();
     let raw =
@@ -95,7 +95,9 @@ fn partial(rows: &[Row], wanted: &[v1::Aggregation]) -> Bytes {
         .filter(|field| known(field))
         .map(|field| (field.to_owned(), kind_of(field)))
         .collect();
-    postcard::to_stdvec(&Partial { kinds, results }).unwrap().into()
+    // Shards of different versions answer together.
+    let format = 1 + rows.len() as u32 % 2;
+    (format, Partial { kinds, results }.encode(format).unwrap().into())
 }
 
 fn aggregation(name: &str, kind: Kind, aggregations: Vec<v1::Aggregation>) -> v1::Aggregation {
@@ -255,6 +257,33 @@ proptest! {
         let expected = vec![inside(-1e9, 3.5), inside(-2.0, 12.0), 0];
         prop_assert_eq!(counts(named(&three, "ranges")).into_iter().map(|(_, count)| count).collect::<Vec<_>>(), expected);
     }
+}
+
+/// Bytes that earlier builds wrote. When this fails, tantivy (or Trawl) writes its partial results in another way: that
+/// is a new format, and what reads and writes the one before has to stay. `TRAWL_TEST_WRITE_PARTIALS=1` writes files
+/// that are missing, for a new format.
+#[test]
+fn partial_results_of_earlier_builds_are_read() {
+    let row = |number: i64| Row {
+        tag: (number % 5 > 0).then_some((number % 5) as u8),
+        n: (number % 7 > 0).then_some(number - 4),
+        price: (number % 3 > 0).then_some(number as f64 / 7.0),
+        date_ms: Some(1_700_000_000_000 + number * 3_600_000),
+        flag: Some(number % 2 == 0),
+    };
+    let (wanted, rows) = (everything(), (0..24).map(row).collect::<Vec<_>>());
+    for (format, rows) in [(1, &rows[..12]), (2, &rows[..13])] {
+        let now = partial(rows, &wanted);
+        let path = format!("{}/src/gather/aggregation/partial-{format}.bin", env!("CARGO_MANIFEST_DIR"));
+        if std::env::var_os("TRAWL_TEST_WRITE_PARTIALS").is_some() && !std::path::Path::new(&path).exists() {
+            assert_eq!(now.0, if rows.len() == 12 { 1 } else { 2 });
+            std::fs::write(&path, &now.1).unwrap();
+        }
+        let before: Bytes = std::fs::read(&path).unwrap().into();
+        assert_like(&merge(&wanted, &[(format, before)]).unwrap(), &merge(&wanted, &[now]).unwrap());
+    }
+    let later = merge(&wanted, &[(9, Bytes::from_static(b"?"))]).unwrap_err();
+    assert!(later.to_string().contains("format 9, this program reads [2, 1]"), "{later}");
 }
 
 #[test]
