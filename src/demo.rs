@@ -48,8 +48,17 @@ pub struct Args {
 pub async fn run(args: Args, log: &LogArgs) -> anyhow::Result<ExitCode> {
     let shutdown = crate::shutdown::token()?;
     let (_temporary, data_dir) = fresh_directory(args.data_dir)?;
-    let up =
-        up::Args { data_dir, http: free_address(args.http), roots: 2, leaves: 4, cluster: None, leaf_args: Vec::new() };
+    let up = up::Args {
+        data_dir,
+        http: free_address(args.http),
+        roots: 2,
+        leaves: 4,
+        cluster: None,
+        leaf_args: Vec::new(),
+        no_sidecars: false,
+    };
+    // All searches are in the query log: there are too few of them for a sample to show any.
+    let up = up::Args { leaf_args: vec!["--query-log-sample=1".to_owned()], ..up };
     // Children that log every start would drown what the demo has to show.
     let quiet = LogArgs { log: if log.log == "info" { "warn".to_owned() } else { log.log.clone() }, ..log.clone() };
 

@@ -1,6 +1,7 @@
 //! `trawl leaf`: one leaf process.
 
 mod limits;
+pub mod logs;
 mod recovery;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
@@ -75,6 +76,10 @@ pub struct Args {
     #[arg(long, env = "TRAWL_INJECT_CLOCK", hide = true, value_name = "DIR")]
     pub inject_clock: Option<PathBuf>,
 
+    /// What it writes into files.
+    #[command(flatten)]
+    pub logs: logs::LogDirArgs,
+
     /// How much may be kept.
     #[command(flatten)]
     pub limits: limits::LimitArgs,
@@ -85,7 +90,7 @@ pub struct Args {
 }
 
 /// Runs until a signal comes.
-pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub async fn run(args: Args, application_log: Option<&logs::LogFile>) -> anyhow::Result<ExitCode> {
     let shutdown = crate::shutdown::token()?;
     let name = crate::root::name_or_host(args.name);
     if let Some(directory) = &args.inject_clock {
@@ -111,6 +116,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("cannot open the cluster engine {}", trawl_cluster::redacted(&args.cluster)))?;
     let mut registry = Registry::default();
+    let query_log = args.logs.open("query.log").context("--log-dir")?;
+    config.query_log = query_log.as_ref().map(|file| args.logs.query_log(file));
+    for (file, log) in [(query_log.as_ref(), "query"), (application_log, "application")] {
+        file.inspect(|file| file.register(&mut registry, log));
+    }
     let node =
         LeafNode::start(config, engine, &mut registry).await.with_context(|| format!("leaf {name} cannot start"))?;
     tracing::info!(leaf = name, grpc = %node.grpc_addr(), "leaf started");

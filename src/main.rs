@@ -31,7 +31,15 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
-    telemetry::start(&cli.log);
+    let application_log = match &cli.command {
+        Command::Leaf(args) => args.logs.open("application.log"),
+        _ => Ok(None),
+    };
+    let application_log = application_log.unwrap_or_else(|error| {
+        eprintln!("trawl: there is no application log (--log-dir): {error}");
+        None
+    });
+    telemetry::start(&cli.log, application_log.as_ref().map(leaf::logs::LogFile::writer));
     // TLS towards an https endpoint needs one process-wide provider; a second call changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -41,7 +49,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let outcome = runtime.block_on(run(cli));
+    let outcome = runtime.block_on(run(cli, application_log.as_ref()));
     // Blocking work that outlives its command (a stuck disk) must not hold the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     match outcome {
@@ -53,12 +61,12 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+async fn run(cli: Cli, application_log: Option<&leaf::logs::LogFile>) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Demo(args) => demo::run(args, &cli.log).await,
         Command::Up(args) => up::run(args, &cli.log).await,
         Command::Root(args) => root::run(args).await,
-        Command::Leaf(args) => leaf::run(args).await,
+        Command::Leaf(args) => leaf::run(args, application_log).await,
         Command::Sidecar(args) => sidecar::run(args).await,
         Command::Load(args) => load::run(args).await,
         Command::Worker(args) => worker::run(args).await,

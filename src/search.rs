@@ -14,13 +14,16 @@ const EXAMPLES: &str = "\
 Examples:
   trawl search herring
   trawl search --index catches 'title:storm AND year:[1990 TO *]'
+  trawl search --index catches --sort year:desc herring
   trawl search --index catches --size 3 --json '\"grey seal\"'";
 
 /// Marks around highlighted words: characters that no text contains.
 const MARK_START: char = '\u{e000}';
 const MARK_END: char = '\u{e001}';
+/// What is searched unless an index is named: the words of every query are in the query logs.
+const ALL_BUT_LOGS: &str = "*,-logs-trawl-*";
 /// Fields that name a document, best first.
-const TITLE_FIELDS: [&str; 6] = ["title", "name", "subject", "headline", "package", "path"];
+const TITLE_FIELDS: [&str; 7] = ["title", "name", "subject", "headline", "package", "path", "message"];
 /// Fields that tell what is in it, best first.
 const BODY_FIELDS: [&str; 6] = ["body", "description", "text", "content", "abstract", "summary"];
 const SNIPPET_CHARS_MAX: usize = 240;
@@ -38,13 +41,17 @@ pub struct Args {
     #[arg(long, env = "TRAWL_ENDPOINT", default_value = "http://127.0.0.1:9200", value_name = "URL")]
     pub endpoint: String,
 
-    /// The index to search (names, wildcards, commas); default: all
+    /// The index to search (names, wildcards, commas); default: all but the leaves' logs (logs-trawl-*)
     #[arg(long, env = "TRAWL_INDEX", default_value = "_all", value_name = "NAME")]
     pub index: String,
 
     /// Hits to show
     #[arg(long, env = "TRAWL_SIZE", default_value_t = 10, value_name = "N")]
     pub size: u32,
+
+    /// Sort by a field instead of by relevance: FIELD or FIELD:desc; may be given several times
+    #[arg(long, env = "TRAWL_SORT", value_delimiter = ',', value_name = "FIELD[:desc]")]
+    pub sort: Vec<String>,
 
     /// Print the raw answer
     #[arg(long, env = "TRAWL_JSON")]
@@ -66,6 +73,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         "query": { "query_string": { "query": args.query.join(" ") } },
         "size": args.size,
     });
+    if !args.sort.is_empty() {
+        body["sort"] = args.sort.iter().map(|key| sort_key(key)).collect();
+    }
     if !args.json {
         body["highlight"] = json!({
             "pre_tags": [MARK_START.to_string()], "post_tags": [MARK_END.to_string()],
@@ -73,7 +83,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         });
     }
     let started = Instant::now();
-    let path = [args.index.as_str(), "_search"];
+    let index = if args.index == "_all" { ALL_BUT_LOGS } else { args.index.as_str() };
+    let path = [index, "_search"];
     let reply = client.send_json(reqwest::Method::POST, &path, &body).await.map_err(|error| {
         let hint = if error.is_connect() { " (is a cluster running there? `trawl up` starts one)" } else { "" };
         anyhow::anyhow!("no answer from {}: {error}{hint}", client.endpoint())
@@ -91,9 +102,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let answer = reply.json();
     anyhow::ensure!(answer["hits"].is_object(), "{} does not answer searches", client.endpoint());
     let style = Style { bold: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() };
-    write!(out, "{}", render(&answer, args.index == "_all" || args.index.contains(['*', ',']), style))?;
+    write!(out, "{}", render(&answer, index.contains(['*', ',']), style))?;
     if answer["hits"]["total"]["value"] == 0 {
-        for hint in hints(&client, &args.index, &args.query.join(" ")).await {
+        for hint in hints(&client, index, &args.query.join(" ")).await {
             writeln!(out, "{}", style.text(&hint))?;
         }
     }
@@ -106,6 +117,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A key of the search's `sort`. A field that an index does not have sorts last in it.
+fn sort_key(key: &str) -> Value {
+    let (field, order) =
+        key.rsplit_once(':').filter(|(_, order)| matches!(*order, "asc" | "desc")).unwrap_or((key, "asc"));
+    json!({ field: { "order": order, "unmapped_type": "long" } })
+}
+
 /// What may help when nothing was found; nothing when the cluster does not say.
 async fn hints(client: &Client, index: &str, query: &str) -> Vec<String> {
     let mut hints = Vec::new();
@@ -113,7 +131,7 @@ async fn hints(client: &Client, index: &str, query: &str) -> Vec<String> {
         && let Some(count) = reply.json()["count"].as_u64()
     {
         hints.push(match (count, index) {
-            (0, "_all") => "there are no documents yet: `trawl load --index NAME FILE` loads some".to_owned(),
+            (0, ALL_BUT_LOGS) => "there are no documents yet: `trawl load --index NAME FILE` loads some".to_owned(),
             (0, _) => format!("there are no documents in {index} (yet: a write is found after about a second)"),
             (1, _) => "nothing matches, of 1 document".to_owned(),
             (count, _) => format!("nothing matches, of {count} documents"),
@@ -229,7 +247,9 @@ fn render(answer: &Value, several_indices: bool, style: Style) -> String {
 }
 
 fn render_hit(lines: &mut Vec<String>, rank: usize, hit: &Value, several_indices: bool, style: Style) {
-    let score = hit["_score"].as_f64().map(|score| format!("score {score:.3}, ")).unwrap_or_default();
+    let score = hit["_score"].as_f64().map(|score| format!("score {score:.3}, "));
+    let sort = || Some(format!("sorted by {}, ", hit["sort"].as_array()?.first()?));
+    let score = score.or_else(sort).unwrap_or_default();
     let id = hit["_id"].as_str().unwrap_or("?");
     let place = match hit["_index"].as_str().filter(|_| several_indices) {
         Some(index) => format!("{index}/{id}"),

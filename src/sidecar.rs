@@ -43,7 +43,7 @@ pub struct Args {
     pub name: Option<String>,
 
     /// Format of files by name, with `*`: auto, json, logfmt, cri, syslog, access, plain, or one of --regex
-    #[arg(long, env = "TRAWL_FORMAT", value_delimiter = ' ', value_name = "PATTERN=FORMAT")]
+    #[arg(long, env = "TRAWL_LINE_FORMAT", value_delimiter = ' ', value_name = "PATTERN=FORMAT")]
     pub format: Vec<FormatRule>,
 
     /// A format of one's own, with named groups such as (?<time>…), (?<level>…), (?<message>…)

@@ -13,6 +13,8 @@ use axum::{
 use clap::{Args, ValueEnum};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
+use tracing_appender::non_blocking::NonBlocking;
+use tracing_subscriber::{fmt::layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// How to log.
 #[derive(Clone, Debug, Args)]
@@ -60,20 +62,19 @@ impl LogFormat {
     }
 }
 
-/// Starts logging. A filter that cannot be read is reported and replaced by `info`.
-pub fn start(args: &LogArgs) {
+/// Starts logging, also into a file if there is one, as JSON lines. A filter that cannot be read is reported and replaced by `info`.
+pub fn start(args: &LogArgs, file: Option<NonBlocking>) {
     // Each attempt of a request for an object is said by its client; what comes of it in the end is said by us.
     let filter =
         tracing_subscriber::EnvFilter::try_new(format!("object_store=warn,{}", args.log)).unwrap_or_else(|error| {
             eprintln!("trawl: log level {:?} cannot be read ({error}), using info", args.log);
             tracing_subscriber::EnvFilter::new("info")
         });
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if args.log_format.is_json() {
-        builder.json().flatten_event(true).init();
-    } else {
-        builder.with_ansi(std::io::stderr().is_terminal()).init();
-    }
+    let json = args.log_format.is_json();
+    let as_json = json.then(|| layer().json().flatten_event(true).with_writer(std::io::stderr));
+    let as_text = (!json).then(|| layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr));
+    let in_file = file.map(|file| layer().json().flatten_event(true).with_writer(file));
+    tracing_subscriber::registry().with(filter).with(as_json).with(as_text).with(in_file).init();
 }
 
 /// Serves `/metrics` (OpenMetrics), `/livez` and `/readyz` until shutdown; `ready` answers the last.

@@ -48,6 +48,10 @@ pub struct Args {
     #[arg(long, env = "TRAWL_LEAVES", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256), value_name = "N")]
     pub leaves: u16,
 
+    /// No sidecars: leaves write their logs all the same
+    #[arg(long, env = "TRAWL_NO_SIDECARS")]
+    pub no_sidecars: bool,
+
     /// The cluster engine, where it is not to be SQLite in the data directory, for example
     /// postgres://USER:PASSWORD@HOST:PORT/DATABASE
     #[arg(long, env = "TRAWL_CLUSTER", hide_env_values = true, value_name = "URL")]
@@ -105,7 +109,7 @@ impl Cluster {
         let cluster_dir = data_dir.join("cluster");
         std::fs::create_dir_all(&cluster_dir)?;
         let url = args.cluster.clone().unwrap_or_else(|| format!("sqlite:{}", cluster_dir.display()));
-        let children = planned_children(&data_dir, &url, &roots, args.leaves);
+        let children = planned_children(&data_dir, &url, &roots, args);
         let file =
             Arc::new(ClusterFile::new(data_dir.join("cluster.json"), trawl_cluster::redacted(&url), children.len()));
 
@@ -193,22 +197,37 @@ fn refuse_fewer_leaves(data_dir: &Path, leaves: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn planned_children(data_dir: &Path, url: &str, roots: &[SocketAddr], leaves: u16) -> Vec<Child> {
+fn planned_children(data_dir: &Path, url: &str, roots: &[SocketAddr], args: &Args) -> Vec<Child> {
+    let hosts: Vec<String> = roots.iter().map(SocketAddr::to_string).collect();
+    let sink = format!("trawl://{}/", hosts.join(","));
     let roots = roots.iter().enumerate().map(|(number, http)| Child {
         role: Role::Root,
         name: format!("root-{number}"),
         cluster: url.to_owned(),
         http: Some(*http),
         data_dir: None,
+        log_dir: None,
+        sink: None,
     });
-    let leaves = (0..leaves).map(|number| Child {
+    let leaf = |number: u16| Child {
         role: Role::Leaf,
         name: format!("leaf-{number}"),
         cluster: url.to_owned(),
         http: None,
         data_dir: Some(data_dir.join(format!("leaf-{number}"))),
-    });
-    roots.chain(leaves).collect()
+        log_dir: Some(data_dir.join("logs").join(format!("leaf-{number}"))),
+        sink: None,
+    };
+    // Beside each leaf, under its name: a leaf's own files are none of its business.
+    let sidecar = |number: u16| Child {
+        role: Role::Sidecar,
+        name: format!("sidecar-{number}"),
+        data_dir: Some(data_dir.join("sidecars").join(format!("leaf-{number}"))),
+        sink: Some((sink.clone(), format!("leaf-{number}"))),
+        ..leaf(number)
+    };
+    let sidecars = if args.no_sidecars { 0 } else { args.leaves };
+    roots.chain((0..args.leaves).map(leaf)).chain((0..sidecars).map(sidecar)).collect()
 }
 
 /// The roots' addresses, checked to be free; port 0 is resolved to free ports.

@@ -10,6 +10,7 @@ use trawl_proto::NodeName;
 
 use crate::apply::fault::Fault;
 use crate::copy::CopyConfig;
+use crate::query_log::QueryLog;
 
 /// Settings of one leaf process. `Config::new` gives the defaults that the fields name.
 #[derive(Clone, Debug)]
@@ -104,6 +105,8 @@ pub struct Config {
     pub request_timeout: Duration,
     /// Largest gRPC message taken, in bytes. Default 64 MiB.
     pub message_bytes_max: usize,
+    /// What is written about searches. Default nothing.
+    pub query_log: Option<QueryLog>,
     /// Copying replicas from and to other leaves.
     pub copy: CopyConfig,
     /// Checking files against their checksums.
@@ -173,6 +176,7 @@ impl Config {
             retire_time: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             message_bytes_max: 64 << 20,
+            query_log: None,
             copy: CopyConfig::default(),
             check: CheckConfig::default(),
         }

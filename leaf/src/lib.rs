@@ -4,7 +4,7 @@
 //! written: [`apply`] (pure decisions, then their effect on the index), [`replica`] (tails the log,
 //! commits), [`copy`] (a replica made from another leaf's). How damage is found: [`checksum`], [`watch`]. How it is read: [`search`], run on
 //! [`pool`], with [`pins`] between the query and the fetch phase. How it takes part in the cluster:
-//! [`node`], [`grpc`].
+//! [`node`], [`grpc`]. What it writes about searches: [`query_log`].
 
 pub mod aggregation;
 pub mod apply;
@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod node;
 pub mod pins;
 pub mod pool;
+pub mod query_log;
 pub mod replica;
 pub mod schema;
 pub mod search;

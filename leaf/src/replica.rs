@@ -16,8 +16,8 @@ pub mod tail;
 pub mod trust;
 pub mod verify;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -71,6 +71,8 @@ pub struct Progress {
 /// One shard's copy on this leaf.
 pub struct Replica {
     shard: ShardKey,
+    /// For logs; set when it is known.
+    index_name: OnceLock<Arc<str>>,
     searcher: ArcSwapOption<ShardSearcher>,
     fields: ArcSwapOption<FieldMap>,
     pending: Arc<Pending>,
@@ -126,6 +128,7 @@ impl Replica {
         };
         Self {
             shard,
+            index_name: OnceLock::new(),
             searcher: ArcSwapOption::empty(),
             fields: ArcSwapOption::empty(),
             pending: Arc::default(),
@@ -150,6 +153,19 @@ impl Replica {
             head: SeenHead::default(),
             changed,
         }
+    }
+
+    /// Tells the name that the index was created under.
+    pub fn set_index_name(&self, name: &str) {
+        if self.index_name.get().is_none() {
+            // Names never change: whoever was first told the same.
+            let _ = self.index_name.set(name.into());
+        }
+    }
+
+    /// The name that the index was created under; empty while it is not known. For logs.
+    pub fn index_name(&self) -> Arc<str> {
+        self.index_name.get().cloned().unwrap_or_default()
     }
 
     /// The shard.

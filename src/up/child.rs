@@ -27,8 +27,12 @@ pub struct Child {
     pub cluster: String,
     /// Roots only.
     pub http: Option<SocketAddr>,
-    /// Leaves only.
+    /// Leaves and sidecars.
     pub data_dir: Option<PathBuf>,
+    /// Leaves and their sidecars.
+    pub log_dir: Option<PathBuf>,
+    /// Sidecars only: where they ship to, and whose logs.
+    pub sink: Option<(String, String)>,
 }
 
 /// How to start it.
@@ -92,17 +96,33 @@ fn start(place: usize, child: &Child, command: &Command, file: &ClusterFile) -> 
             process.env(variable, value);
         }
     }
-    let grpc = free_port()?;
-    process.args(["--grpc", &grpc.to_string()]);
+    let mut grpc = None;
+    if child.role != Role::Sidecar {
+        let address = free_port()?;
+        process.args(["--grpc", &address.to_string()]);
+        grpc = Some(address);
+    }
     let mut metrics = None;
     if let Some(http) = child.http {
         process.args(["--http", &http.to_string()]);
     }
     if let Some(data_dir) = &child.data_dir {
         let address = free_port()?;
-        process.args(&command.leaf_args);
-        process.arg("--data-dir").arg(data_dir).args(["--metrics", &address.to_string()]);
+        let flag = if child.role == Role::Sidecar { "--state" } else { "--data-dir" };
+        process.arg(flag).arg(data_dir).args(["--metrics", &address.to_string()]);
         metrics = Some(address);
+    }
+    if let Some(log_dir) = &child.log_dir {
+        // Whoever is first finds it there.
+        std::fs::create_dir_all(log_dir)?;
+        process.arg("--log-dir").arg(log_dir);
+    }
+    if child.role == Role::Leaf {
+        process.args(&command.leaf_args);
+    }
+    if let Some((sink, leaf)) = &child.sink {
+        process.args(["--sink", sink, "--resource", "service.name=trawl-leaf"]);
+        process.arg("--resource").arg(format!("trawl.leaf={leaf}"));
     }
     let process = process.spawn().context("cannot run this program again")?;
     let pid = process.id().context("child has no pid")?;
@@ -113,9 +133,10 @@ fn start(place: usize, child: &Child, command: &Command, file: &ClusterFile) -> 
             name: child.name.clone(),
             pid,
             http: child.http,
-            grpc: Some(grpc),
+            grpc,
             metrics: metrics.or(child.http),
             data_dir: child.data_dir.clone(),
+            log_dir: child.log_dir.clone(),
         },
     )?;
     Ok(process)

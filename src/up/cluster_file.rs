@@ -13,6 +13,8 @@ pub enum Role {
     Root,
     /// Holds shards.
     Leaf,
+    /// Ships a leaf's logs.
+    Sidecar,
 }
 
 impl Role {
@@ -21,6 +23,7 @@ impl Role {
         match self {
             Self::Root => "root",
             Self::Leaf => "leaf",
+            Self::Sidecar => "sidecar",
         }
     }
 }
@@ -46,6 +49,9 @@ pub struct Entry {
     /// Its own data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,
+    /// Where a leaf writes its logs, and its sidecar reads them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_dir: Option<PathBuf>,
 }
 
 #[derive(Serialize)]

@@ -21,6 +21,9 @@ pub const TRAWL: &str = env!("CARGO_BIN_EXE_trawl");
 /// How long a state may take to come before the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
+/// As a further argument of `trawl up`: leaves have sidecars.
+pub const WITH_SIDECARS: &str = "--with-sidecars";
+
 /// A cluster started with `trawl up`.
 pub struct Cluster {
     up: Option<Child>,
@@ -124,7 +127,9 @@ impl Cluster {
             .arg("--data-dir")
             .arg(&self.data_dir)
             .args(["--roots", &self.roots.to_string(), "--leaves", &self.leaves.to_string()])
-            .args(&self.extra)
+            .args(self.extra.iter().filter(|argument| *argument != WITH_SIDECARS))
+            // Their index would be in the way of most tests.
+            .args((!self.extra.iter().any(|argument| argument == WITH_SIDECARS)).then_some("--no-sidecars"))
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             // Ends with this process even when that is aborted.
             .env("TRAWL_SUPERVISED", "1")

@@ -321,7 +321,7 @@ impl Follower {
         self.metrics.files.set(self.files.len().cast_signed() as i64);
     }
 
-    fn sleep(&self, watch: &Watch) {
+    fn sleep(&mut self, watch: &Watch) {
         if self.last_data.elapsed() < BUSY_TIME || self.batch_since.is_some() || self.unsaved {
             std::thread::sleep(BUSY_PAUSE);
             return;
@@ -329,5 +329,7 @@ impl Follower {
         let waits = self.files.iter().any(|file| file.is_waiting() || file.gone || file.suspect);
         let soon = waits || !self.unclear.is_empty() || !self.orphans.is_empty();
         watch.sleep(if soon { BUSY_PAUSE * 5 } else { Duration::MAX });
+        // What it was woken by is not told again.
+        self.last_scan = None;
     }
 }

@@ -11,6 +11,7 @@ use trawl_proto::{Seq, ShardKey, failure};
 use super::Service;
 use crate::ShardSearcher;
 use crate::fetch::fetch_documents;
+use crate::query_log;
 use crate::replica::Replica;
 use crate::replica::trust::looks_like_damage;
 use crate::search::{Cancel, count_shard, search_shard, shard_statistics};
@@ -47,6 +48,9 @@ async fn search_one(
     let search = &request.indices[index];
     let wanted = &search.shards[shard];
     let key = shard_of(&search.index_uid, wanted.shard);
+    let replica = service.replicas.get(&ShardKey::from(&key));
+    let log = service.config.query_log.as_ref();
+    let watched = query_log::watch(log, request, search, wanted.shard, replica.as_deref());
     let result = async {
         let (replica, searcher) = searcher(service, &key, wanted.at_least_seq, cancel.deadline()).await?;
         let (request, own_searcher, own_cancel) = (request.clone(), searcher.clone(), cancel.clone());
@@ -66,11 +70,13 @@ async fn search_one(
         Ok(result)
     };
     let result = result.await;
-    result.unwrap_or_else(|failure| v1::ShardSearchResult {
+    let result = result.unwrap_or_else(|failure| v1::ShardSearchResult {
         shard: Some(key),
         failure: Some(failure),
         ..v1::ShardSearchResult::default()
-    })
+    });
+    watched.done(&result);
+    result
 }
 
 async fn searcher(

@@ -146,6 +146,7 @@ impl Keeper {
                 running.replica.set_skips(view.skips.get(&shard));
             } else if !self.closing.contains_key(&shard) {
                 let running = self.open(view, &shard, record.mapping_version);
+                running.replica.set_index_name(&record.name);
                 running.replica.set_refresh_interval(record.refresh_interval_ms);
                 self.service.replicas.0.write().insert(shard.clone(), running.replica.clone());
                 self.running.insert(shard, running);

@@ -132,7 +132,8 @@ pub(crate) async fn one(call: &Call, expression: &str, members: &Members, params
         after,
         fresh_statistics: execution.fresh_statistics,
         allow_partial: execution.allow_partial,
-        query_id: call.header("x-opaque-id").unwrap_or_default().to_owned(),
+        query_id: call.header("x-opaque-id").map_or_else(some_id, str::to_owned),
+        trace_id: call.header("traceparent").and_then(trace_id).unwrap_or_default().to_owned(),
         ..defaults
     };
     let first = request.indices.first().cloned();
@@ -140,6 +141,17 @@ pub(crate) async fn one(call: &Call, expression: &str, members: &Members, params
     let mapping = if response.aggregations.is_empty() { None } else { mapping_of(call.root(), first.as_deref()).await };
     let rendering = Rendering { mapping: mapping.as_deref(), typed_keys, children: &[] };
     Ok(render::search(&response, &body, Show { total_as_number, rendering }))
+}
+
+/// For a search that its caller did not name: the same in the query logs of all leaves.
+fn some_id() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}
+
+/// The trace's id in a `traceparent` header (W3C Trace Context, section 3.2): `00-ID-SPAN-FLAGS`.
+fn trace_id(header: &str) -> Option<&str> {
+    let id = header.split('-').nth(1)?;
+    (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
 }
 
 /// The mapping that says which aggregated fields are dates.

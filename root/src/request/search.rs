@@ -40,6 +40,8 @@ pub struct SearchRequest {
     pub allow_partial: bool,
     /// For logs; empty for none.
     pub query_id: String,
+    /// For logs: 32 hexadecimal digits, or empty.
+    pub trace_id: String,
 }
 
 impl SearchRequest {
@@ -59,6 +61,7 @@ impl SearchRequest {
             fresh_statistics: false,
             allow_partial: true,
             query_id: String::new(),
+            trace_id: String::new(),
         }
     }
 }

@@ -50,6 +50,7 @@ pub(super) async fn search(
             let lowered = &parts[part_of[group[0]]].lowered;
             v1::SearchRequest {
                 query_id: request.query_id.clone(),
+                trace_id: request.trace_id.clone(),
                 indices: index_searches(parts, part_of, &group, &shard_search, statistics),
                 hits_max: if request.size == 0 { 0 } else { request.from + request.size },
                 sort: lowered.sort.clone(),
