@@ -253,7 +253,7 @@ pub(crate) async fn commit(root: &Root, guards: &[Guard], writes: &[Write]) -> R
 /// A call of the store, unless the store is known to be out of reach.
 async fn in_time<T>(root: &Root, call: impl Future<Output = Result<T, EngineError>>) -> Result<T, Error> {
     let wait = root.config.write.append_wait_max;
-    root.store_gate.enter(wait)?;
+    let wait = root.store_gate.enter(wait)?;
     let result = match tokio::time::timeout(wait, call).await {
         Ok(result) => result.map_err(Error::from),
         Err(_) => Err(Error::Unavailable("the cluster engine did not answer in time".to_owned())),

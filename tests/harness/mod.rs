@@ -3,6 +3,7 @@
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
 pub mod roots;
+pub mod writes;
 
 use std::{
     io::{BufRead, BufReader},

@@ -14,6 +14,8 @@ use super::{Answer, Client, Cluster, wait_until};
 
 /// How long one root may take before another is asked.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Without the engine metrics take a moment.
+const METRICS_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Asks the next root when one does not answer or says that it cannot, as the official clients do.
 #[derive(Clone)]
@@ -67,7 +69,8 @@ impl Roots {
 
 /// The value of a metric without labels.
 pub async fn metric(root: &Client, name: &str) -> Option<f64> {
-    let metrics = tokio::time::timeout(PATIENCE, root.try_send("GET", "/metrics", None, &[])).await.ok()?.ok()?;
+    let metrics =
+        tokio::time::timeout(METRICS_PATIENCE, root.try_send("GET", "/metrics", None, &[])).await.ok()?.ok()?;
     metrics.text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 

@@ -8,6 +8,7 @@ pub mod bounds;
 pub mod claims;
 pub mod crash;
 pub mod letters;
+pub mod locked;
 pub mod logs;
 pub mod queue;
 pub mod restart;

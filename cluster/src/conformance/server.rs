@@ -194,14 +194,30 @@ impl Server {
 
     /// Kills every process of the server at once, as a loss of power would.
     pub fn kill(&mut self) {
-        let Some(running) = self.running.take() else { return };
+        self.signal_all(Signal::SIGKILL);
+        if let Some(running) = self.running.take() {
+            running.end(None);
+        }
+    }
+
+    /// Stops every process of the server: connections stay open, and nobody answers.
+    pub fn pause(&self) {
+        self.signal_all(Signal::SIGSTOP);
+    }
+
+    /// Lets a server that was paused go on.
+    pub fn resume(&self) {
+        self.signal_all(Signal::SIGCONT);
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        let Some(running) = &self.running else { return };
         // Stopped first, so that it makes no more children meanwhile.
         let _ = kill(running.pid, Signal::SIGSTOP);
         let children = children(running.pid);
         for pid in children.into_iter().chain([running.pid]) {
-            let _ = kill(pid, Signal::SIGKILL);
+            let _ = kill(pid, signal);
         }
-        running.end(None);
     }
 
     /// Stops the server in order.

@@ -85,6 +85,7 @@ impl Driver {
 
     fn step(&mut self, event: Event) {
         self.core.set_wall_clock(unix_ms());
+        let on_purpose = matches!(event, Event::Shutdown);
         for action in self.core.step(self.started.elapsed(), event) {
             match action {
                 Action::Commit(guards, writes) => {
@@ -97,7 +98,10 @@ impl Driver {
                     self.tell(Some((epoch, revision)));
                 }
                 Action::Follow => {
-                    tracing::info!(node = self.name, "not leading any more");
+                    match on_purpose {
+                        true => tracing::info!(node = self.name, "not leading any more"),
+                        false => tracing::warn!(node = self.name, "not leading any more: the lease is lost"),
+                    }
                     self.tell(None);
                 }
             }

@@ -56,9 +56,9 @@ pub(crate) async fn readyz(call: Call) -> Result<Answer, ApiError> {
 
 /// `GET /metrics`
 pub(crate) async fn metrics(call: Call) -> Result<Answer, ApiError> {
-    call.root().log_depths.refresh(call.root()).await;
     // Without the engine the numbers stay those of the last look.
-    let _ = tokio::time::timeout(COUNTS_TIMEOUT, dead_letters::counts(call.root())).await;
+    let counts = tokio::time::timeout(COUNTS_TIMEOUT, dead_letters::counts(call.root()));
+    let _ = tokio::join!(call.root().log_depths.refresh(call.root()), counts);
     let mut text = String::new();
     encode(&mut text, &call.shared.metrics).map_err(|error| Error::Internal(error.to_string()))?;
     Ok(Answer::text(text, OPEN_METRICS))

@@ -69,9 +69,10 @@ async fn once(root: &Root, batches: Vec<Append>, deadline: Instant) -> Vec<Resul
     let all = |error: Error| (0..count).map(|_| Err(Refused::For(error.clone()))).collect();
     // When time runs out the batches may still become durable; the error says "not known", and a write
     // with a key may be repeated.
-    if let Err(error) = root.log_gate.enter(root.config.write.append_wait_max) {
-        return all(error);
-    }
+    let deadline = match root.log_gate.enter(root.config.write.append_wait_max) {
+        Ok(wait) => deadline.min(Instant::now() + wait),
+        Err(error) => return all(error),
+    };
     let result = match tokio::time::timeout_at(deadline, root.engine.log.append(batches)).await {
         Ok(result) => result.map_err(|error| counted(root, error).into()),
         Err(_) => Err(Error::Unavailable("the cluster engine did not answer in time".to_owned())),
