@@ -207,10 +207,11 @@ async fn leaves(common: &Common) -> anyhow::Result<ExitCode> {
             held().filter(|replica| replica["state"] == "serving").count().to_string(),
             sum("documents").to_string(),
             table::size(sum("bytes_on_disk")),
+            leaf["capacity_bytes"].as_u64().map_or_else(|| "-".to_owned(), table::size),
         ]
     };
     let rows: Vec<_> = list(&cluster, "leaves").iter().map(row).collect();
-    table::print(&["leaf", "state", "zone", "replicas", "serving", "documents", "size"], &rows);
+    table::print(&["leaf", "state", "zone", "replicas", "serving", "documents", "size", "capacity"], &rows);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -36,6 +36,11 @@ pub struct Args {
     #[arg(long, env = "TRAWL_METRICS", value_name = "ADDR")]
     pub metrics: Option<SocketAddr>,
 
+    /// Bytes that replicas may take here: leaves get shares of this size; the size of the data
+    /// directory's file system when not given
+    #[arg(long, env = "TRAWL_CAPACITY", value_parser = crate::load::size, value_name = "SIZE")]
+    pub capacity: Option<usize>,
+
     /// Failure zone; replicas of a shard are spread over zones
     #[arg(long, env = "TRAWL_ZONE", value_name = "ZONE")]
     pub zone: Option<String>,
@@ -101,6 +106,7 @@ pub async fn run(args: Args, application_log: Option<&logs::LogFile>) -> anyhow:
     config.grpc_advertised = args.grpc_advertised;
     config.zone = args.zone;
     config.speaks = args.speak_protocol.map_or_else(Speaks::default, Speaks::up_to);
+    config.capacity_bytes = args.capacity.map(|bytes| bytes as u64);
     config.search_queue_max = args.search_queue;
     args.limits.apply(&mut config);
     args.recovery.apply(&mut config);

@@ -277,6 +277,8 @@ pub(crate) fn size(text: &str) -> Result<usize, String> {
         "MiB" => 1 << 20,
         "GB" => 1_000_000_000,
         "GiB" => 1 << 30,
+        "TB" => 1_000_000_000_000,
+        "TiB" => 1 << 40,
         _ => return Err("expected a size such as 512KiB or 1MiB".to_owned()),
     };
     let number: usize = number.parse().map_err(|_| "expected a size such as 512KiB or 1MiB".to_owned())?;
@@ -292,6 +294,7 @@ mod tests {
         assert_eq!(size("1MiB"), Ok(1 << 20));
         assert_eq!(size("300"), Ok(300));
         assert_eq!(size("2 kB"), Ok(2_000));
+        assert_eq!(size("3TiB"), Ok(3 << 40));
         assert!(size("0").is_err() && size("MiB").is_err() && size("1.5MiB").is_err() && size("1 MiX").is_err());
     }
 }

@@ -25,7 +25,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Failure zone.
     pub zone: Option<String>,
-    /// Bytes that replicas may take on disk, for the leader; `None` where that is not known.
+    /// Bytes that replicas may take on disk, by which the leader spreads them. Unset: the size of the data
+    /// directory's file system.
     pub capacity_bytes: Option<u64>,
 
     /// Which protocols it speaks. Default what this build does; less to rehearse an upgrade.

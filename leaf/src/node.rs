@@ -110,7 +110,7 @@ impl LeafNode {
             started_ms: unix_ms(),
             protocol: config.speaks.protocol,
             protocol_min: config.speaks.stored_min(),
-            capacity_bytes: config.capacity_bytes,
+            capacity_bytes: config.capacity_bytes.or_else(|| fs4::total_space(&config.data_dir).ok()),
         };
         let viewer = Viewer::start(engine.store.clone(), config.lease_time, cluster.clone());
         let store = engine.store.clone();

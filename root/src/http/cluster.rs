@@ -206,6 +206,9 @@ fn trawl_node(node: &NodeStatus) -> Json {
     if let Some(zone) = &record.zone {
         members.push(("zone".to_owned(), zone.as_str().into()));
     }
+    if let Some(bytes) = record.capacity_bytes {
+        members.push(("capacity_bytes".to_owned(), bytes.into()));
+    }
     members.push(("grpc".to_owned(), record.grpc.as_str().into()));
     members.push(("alive".to_owned(), node.alive.into()));
     members.push(("connected".to_owned(), node.connected.into()));
