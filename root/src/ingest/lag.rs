@@ -111,10 +111,18 @@ async fn ask(root: &Root, record: &IndexRecord) -> HashMap<ShardKey, Duration> {
     let mut lags: HashMap<ShardKey, Duration> = HashMap::new();
     for replica in answers.into_iter().flatten().flat_map(|answer| answer.replicas) {
         let Some(shard) = replica.shard.as_ref().map(ShardKey::from) else { continue };
+        if !counts(&replica) {
+            continue;
+        }
         let lag = lag(&replica, times.get(&shard).copied());
         lags.entry(shard).and_modify(|least| *least = lag.min(*least)).or_insert(lag);
     }
     lags
+}
+
+/// Whether a replica can tell how far it is behind: one that joins and has applied nothing yet cannot.
+fn counts(replica: &v1::ReplicaStatus) -> bool {
+    replica.applied_time_ms > 0 || replica.state() == v1::replica_status::State::Serving
 }
 
 /// How far a replica is behind; nothing before its first operation, when there is no time to compare with.
@@ -152,5 +160,15 @@ mod tests {
         assert_eq!(lag(&replica(5_000, 3_000), Some(9_000)), Duration::from_secs(6));
         assert_eq!(lag(&replica(5_000, 0), Some(9_000)), Duration::ZERO);
         assert_eq!(lag(&replica(0, 3_000), None), Duration::ZERO);
+    }
+
+    #[test]
+    fn who_joins_does_not_keep_up_before_it_has_applied_anything() {
+        let replica = |state: v1::replica_status::State, applied_time_ms| {
+            counts(&v1::ReplicaStatus { state: state.into(), applied_time_ms, ..Default::default() })
+        };
+        assert!(!replica(v1::replica_status::State::Recovering, 0));
+        assert!(replica(v1::replica_status::State::Recovering, 3_000));
+        assert!(replica(v1::replica_status::State::Serving, 0), "nothing was written yet");
     }
 }
