@@ -167,6 +167,14 @@ impl Keeper {
                 published.remove(shard);
             }
         }
+        // Left by an earlier process, or written while the shard was given to another leaf.
+        for shard in view.uids.values().flat_map(|record| record.shard_keys()) {
+            let key = keys::serving(&shard, &self.leaf.name);
+            let is_here = self.running.contains_key(&shard) || published.contains(&shard);
+            if !is_here && view.revision_of(&key).is_some() {
+                writes.push(Write::Delete(key));
+            }
+        }
         for shard in &self.published {
             if !self.running.contains_key(shard) {
                 writes.push(Write::Delete(keys::serving(shard, &self.leaf.name)));
