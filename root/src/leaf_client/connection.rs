@@ -140,7 +140,7 @@ impl Service<Uri> for Connector {
             match stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(stream) => {
                     let end = End { number: watched.opened(), watched };
-                    let keep: Box<dyn FnMut(&[u8]) + Send> = Box::new(move |_| {
+                    let keep: Keep = Box::new(move |_| {
                         let _ = &end;
                     });
                     Ok(TokioIo::new(InspectReader::new(stream, keep)))
@@ -160,7 +160,10 @@ async fn open(connect: &Connect, uri: &Uri) -> io::Result<Connection> {
 }
 
 /// A stream that holds on to its [`End`]. hyper drops it as soon as the connection is over for any reason.
-type WatchedStream = InspectReader<Connection, Box<dyn FnMut(&[u8]) + Send>>;
+type WatchedStream = InspectReader<Connection, Keep>;
+
+/// Hears what is read, and cares only for how long it lives.
+type Keep = Box<dyn FnMut(&[u8]) + Send>;
 
 /// Notes the end of a connection when it is dropped.
 struct End {
