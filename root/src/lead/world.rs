@@ -1,7 +1,7 @@
 //! The state of the world as the placement wants it: the view, what the leaves say of their replicas, and
 //! this leader's own clock.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -15,6 +15,10 @@ use super::placement::{Leaf, Limits, Shard, World};
 use crate::config::LeadConfig;
 use crate::root::Root;
 
+/// A leaf that lives, but has not answered this leader so many times in a row, is missing as well: others may not
+/// reach it either, and what it holds cannot be copied or trimmed for.
+const SILENT_ROUNDS: u32 = 2;
+
 /// Since when leaves are missing, by the clock of the leader that saw it. A new leader begins to count
 /// anew: it has not seen what was before.
 #[derive(Debug, Default)]
@@ -23,9 +27,12 @@ pub(super) struct Missing {
 }
 
 impl Missing {
-    /// Notes who is missing now: who does not live or take part, or is not registered although it holds something.
-    fn look(&mut self, view: &View, now: Instant) {
-        let is_live = |name: &NodeName| view.leaf(name).is_some_and(|node| node.alive && view.takes_part(&node.record));
+    /// Notes who is missing now: who does not live, answer or take part, or is not registered although it holds
+    /// something.
+    fn look(&mut self, view: &View, silent: &BTreeSet<NodeName>, now: Instant) {
+        let takes_part =
+            |name: &NodeName| view.leaf(name).is_some_and(|node| node.alive && view.takes_part(&node.record));
+        let is_live = |name: &NodeName| takes_part(name) && !silent.contains(name);
         let holders = view.assignments.values().flat_map(|record| &record.leaves);
         let names = view.leaves().map(|node| &node.record.name).chain(holders);
         let missing: Vec<NodeName> = names.filter(|name| !is_live(name)).cloned().collect();
@@ -43,32 +50,61 @@ pub(super) struct Sizes {
     bytes: HashMap<ShardKey, u64>,
     /// Replicas that have stopped.
     stuck: HashMap<ShardKey, Vec<NodeName>>,
+    /// Live leaves that have not answered for so long that they count as missing.
+    silent: BTreeSet<NodeName>,
+}
+
+/// How often each live leaf has not answered in a row.
+#[derive(Debug, Default)]
+struct Silence(HashMap<NodeName, u32>);
+
+impl Silence {
+    /// Notes who has answered of those asked; who is silent. Nobody is while nobody answers: then the trouble is ours.
+    fn note(&mut self, answered: &[(NodeName, bool)]) -> BTreeSet<NodeName> {
+        self.0.retain(|name, _| answered.iter().any(|(other, _)| other == name));
+        for (name, has_answered) in answered {
+            let rounds = self.0.entry(name.clone()).or_default();
+            *rounds = if *has_answered { 0 } else { rounds.saturating_add(1) };
+        }
+        if !answered.iter().any(|(_, has_answered)| *has_answered) {
+            return BTreeSet::new();
+        }
+        self.0.iter().filter(|(_, rounds)| **rounds >= SILENT_ROUNDS).map(|(name, _)| name.clone()).collect()
+    }
 }
 
 /// Asks the leaves for sizes now and then; never returns.
 pub(super) async fn watch_sizes(root: &Root, sizes: &Mutex<Sizes>, changed: &Notify) {
+    let mut silence = Silence::default();
     loop {
         let view = root.viewer.view();
-        let heard = ask(root, &view).await;
+        let (heard, answered) = ask(root, &view).await;
+        let silent = silence.note(&answered);
         {
             let mut sizes = sizes.lock();
             // What nobody says anything of at the moment is as large as before.
             sizes.bytes.retain(|shard, _| view.uids.contains_key(&shard.index_uid));
             sizes.bytes.extend(heard.bytes);
             sizes.stuck = heard.stuck;
+            for leaf in silent.difference(&sizes.silent) {
+                tracing::warn!(%leaf, "the leaf lives and does not answer this leader: it counts as missing");
+            }
+            sizes.silent = silent;
         }
         changed.notify_one();
         tokio::time::sleep(root.config.lead.sizes_interval).await;
     }
 }
 
-async fn ask(root: &Root, view: &View) -> Sizes {
+/// What the live leaves say, and which of them have said anything.
+async fn ask(root: &Root, view: &View) -> (Sizes, Vec<(NodeName, bool)>) {
     let clients = view.leaves().filter(|node| node.alive).filter_map(|node| root.leaves.client(&node.record));
     let calls = clients.map(|client| async move {
         (client.name().clone(), client.status(v1::StatusRequest::default(), root.config.leaves.status_timeout).await)
     });
-    let mut sizes = Sizes::default();
+    let (mut sizes, mut answered) = (Sizes::default(), Vec::new());
     for (leaf, answer) in futures::future::join_all(calls).await {
+        answered.push((leaf.clone(), answer.is_ok()));
         for replica in answer.into_iter().flat_map(|answer| answer.replicas) {
             let Some(shard) = replica.shard.as_ref().map(ShardKey::from) else { continue };
             match replica.state() {
@@ -81,13 +117,13 @@ async fn ask(root: &Root, view: &View) -> Sizes {
             }
         }
     }
-    sizes
+    (sizes, answered)
 }
 
 /// Puts the world together.
 pub(super) fn world(view: &View, missing: &mut Missing, sizes: &Sizes, config: &LeadConfig) -> World {
     let now = Instant::now();
-    missing.look(view, now);
+    missing.look(view, &sizes.silent, now);
     let limits = Limits { copies_per_leaf: config.copies_per_leaf_max, copies: config.copies_max };
     let mut world = World { limits, moves: view.moves.clone(), ..World::default() };
     for node in view.leaves() {
@@ -166,6 +202,21 @@ pub(super) mod tests {
             capacity_bytes: None,
         };
         ((Role::Leaf, name.into()), Node { record, alive })
+    }
+
+    #[test]
+    fn who_does_not_answer_twice_is_silent_unless_nobody_answers() {
+        let mut silence = Silence::default();
+        let mut note = |answers: [bool; 2]| {
+            let answered = [("a".into(), answers[0]), ("b".into(), answers[1])];
+            silence.note(&answered).iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(note([true, false]), "");
+        assert_eq!(note([true, false]), "b");
+        assert_eq!(note([false, false]), "", "the trouble is ours");
+        assert_eq!(note([true, false]), "b");
+        assert_eq!(note([true, true]), "");
+        assert_eq!(note([true, false]), "");
     }
 
     #[tokio::test(start_paused = true)]
