@@ -72,7 +72,7 @@ async fn lose_leader(cluster: &Cluster, roots: &Roots, round: usize) -> Duration
     let leads = began.elapsed();
     // Only a leader that acts can have an index served.
     let settings = json!({"settings": {"number_of_replicas": 0}});
-    let made = others.0[0].1.put(&format!("/round-{round}"), settings).await;
+    let made = others.all[0].1.put(&format!("/round-{round}"), settings).await;
     assert_eq!(made.body["shards_acknowledged"], true, "{}", made.text);
     let acts = began.elapsed();
     println!("{signal} of {old} at epoch {epoch}: another leads after {leads:.2?}, has acted after {acts:.2?}");

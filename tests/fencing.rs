@@ -95,7 +95,7 @@ impl Test {
     /// 4. Let the new one do its work.
     async fn round(&self, late: Late, round: usize) {
         let what = if matches!(late, Late::Log) { "create-logs" } else { "assign" };
-        let names: Vec<&str> = self.roots.0.iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<&str> = self.roots.all.iter().map(|(name, _)| name.as_str()).collect();
         let (old, epoch) = self.roots.leader().await.unwrap();
         names.iter().for_each(|name| self.holds.hold(name, what));
         let index = self.ask_for(late, round).await;

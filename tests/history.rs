@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use harness::{Client, Cluster, wait_until};
+use harness::{Client, Cluster, member::Member, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
@@ -138,36 +138,6 @@ fn restore(files: &[PathBuf], from: &Path) {
     }
 }
 
-/// A root without a supervisor and without leaves. Killed when it is dropped.
-struct LoneRoot {
-    child: std::process::Child,
-    client: Client,
-}
-
-impl LoneRoot {
-    async fn start(cluster: &Cluster) -> Self {
-        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let engine = format!("sqlite:{}", cluster.data_dir().join("cluster").display());
-        let child = std::process::Command::new(harness::TRAWL)
-            .args(["--log", "warn", "root", "--cluster", &engine, "--http", &address.to_string(), "--name", "root-0"])
-            .spawn()
-            .unwrap();
-        let root = Self { child, client: Client::new(format!("http://{address}")) };
-        wait_until("the root is ready", async || {
-            root.client.try_send("GET", "/readyz", None, &[]).await.is_ok_and(|answer| answer.status == 200)
-        })
-        .await;
-        root
-    }
-}
-
-impl Drop for LoneRoot {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 async fn incarnations(cluster: &Cluster) -> Vec<u64> {
     let status = cluster.client.get("/_trawl/cluster").await.body;
     status["shards"].as_array().unwrap().iter().filter_map(|shard| shard["incarnation"].as_u64()).collect()
@@ -237,8 +207,8 @@ async fn what_was_acknowledged_on_a_log_that_had_lost_its_tail_is_not_lost_eithe
     let mut writer = Writer { acknowledged: BTreeMap::new() };
     load_and_lose(&mut cluster, &mut writer, backup.path(), true).await;
     // A root by itself takes writes, more than were lost, before any leaf can look at the logs.
-    let root = LoneRoot::start(&cluster).await;
-    writer.write_all(&root.client, 700..2_000, "grown").await;
+    let (root, client) = Member::root(cluster.log(), "root-0", &cluster.url(), &[]).await;
+    writer.write_all(&client, 700..2_000, "grown").await;
     drop(root);
     cluster.up().await;
     wait_until("a new incarnation", async || {

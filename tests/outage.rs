@@ -101,8 +101,8 @@ async fn survived(name: &str, cluster: Cluster, mut outage: Outage) {
     client.bulk_index("boats", &documents, true).await;
     // Each root by itself: none may need the other.
     let searches: Vec<_> =
-        roots.0.iter().map(|root| Searches::start(Roots(vec![root.clone()]), "boats", 500, false)).collect();
-    let writes: Vec<_> = roots.0.iter().map(|(name, root)| Writes::start(root.clone(), "log", name)).collect();
+        roots.all.iter().map(|(name, root)| Searches::start(Roots::only(name, root), "boats", 500, false)).collect();
+    let writes: Vec<_> = roots.all.iter().map(|(name, root)| Writes::start(root.clone(), "log", name)).collect();
     tokio::time::sleep(Duration::from_secs(1)).await;
 
     let (leader, epoch) = roots.leader().await.unwrap();

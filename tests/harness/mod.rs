@@ -2,6 +2,8 @@
 //! and talks to them over HTTP. Children end with the test, also when it panics.
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
+pub mod member;
+pub mod proxy;
 pub mod roots;
 pub mod writes;
 
@@ -241,10 +243,7 @@ impl Cluster {
 
     /// Waits until the cluster's health is green.
     pub async fn green(&self) {
-        // The root may just be coming back.
-        let health = async || self.client.try_send("GET", "/_cluster/health", None, &[]).await;
-        wait_until("health is green", async || health().await.is_ok_and(|answer| answer.body["status"] == "green"))
-            .await;
+        green(&self.client).await;
     }
 }
 
@@ -256,6 +255,12 @@ impl Drop for Cluster {
             let _ = up.wait();
         }
     }
+}
+
+/// Waits until a root says that the cluster's health is green. It may just be coming back.
+pub async fn green(root: &Client) {
+    let health = async || root.try_send("GET", "/_cluster/health", None, &[]).await;
+    wait_until("health is green", async || health().await.is_ok_and(|answer| answer.body["status"] == "green")).await;
 }
 
 /// Whether a process runs (a zombie does not).

@@ -12,33 +12,41 @@ use serde_json::{Value, json};
 
 use super::{Answer, Client, Cluster, wait_until};
 
-/// How long one root may take before another is asked.
-const PATIENCE: Duration = Duration::from_millis(500);
 /// Without the engine metrics take a moment.
 const METRICS_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Asks the next root when one does not answer or says that it cannot, as the official clients do.
 #[derive(Clone)]
-pub struct Roots(pub Vec<(String, Client)>);
+pub struct Roots {
+    pub all: Vec<(String, Client)>,
+    /// How long one root may take before another is asked.
+    pub patience: Duration,
+}
 
 impl Roots {
     pub fn of(cluster: &Cluster) -> Self {
-        Self((0..).map(|number| format!("root-{number}")).zip(cluster.root_clients()).collect())
+        let all = (0..).map(|number| format!("root-{number}")).zip(cluster.root_clients()).collect();
+        Self { all, patience: Duration::from_millis(500) }
+    }
+
+    /// One alone, which may take as long as a search may.
+    pub fn only(name: &str, root: &Client) -> Self {
+        Self { all: vec![(name.to_owned(), root.clone())], patience: Duration::from_secs(12) }
     }
 
     pub fn except(&self, name: &str) -> Self {
-        Self(self.0.iter().filter(|(other, _)| other != name).cloned().collect())
+        Self { all: self.all.iter().filter(|(other, _)| other != name).cloned().collect(), ..*self }
     }
 
     pub fn client(&self, name: &str) -> &Client {
-        &self.0.iter().find(|(other, _)| other == name).unwrap().1
+        &self.all.iter().find(|(other, _)| other == name).unwrap().1
     }
 
     /// The first answer of status 200; `None` when no root has one in time.
     pub async fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Option<Answer> {
-        for (_, root) in &self.0 {
+        for (_, root) in &self.all {
             let body = body.map(|body| body.to_string().into_bytes());
-            let answer = tokio::time::timeout(PATIENCE, root.try_send(method, path, body, &[])).await;
+            let answer = tokio::time::timeout(self.patience, root.try_send(method, path, body, &[])).await;
             if let Ok(Ok(answer)) = answer
                 && answer.status == 200
             {

@@ -10,7 +10,6 @@ mod operations;
 use std::{
     collections::BTreeMap,
     path::Path,
-    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -18,36 +17,10 @@ use std::{
     time::Instant,
 };
 
-use harness::{Cluster, TRAWL, wait_until};
+use harness::{Cluster, member::Member, wait_until};
 use load::{BEFORE, Load, SHARDS, documents, replicas, settled};
 use nix::{sys::signal::Signal, unistd::Pid};
-use serde_json::{Value, json};
-
-/// A leaf that the supervisor knows nothing of.
-struct Extra(Child);
-
-impl Extra {
-    fn start(cluster: &Cluster, name: &str) -> Self {
-        let text = std::fs::read_to_string(cluster.data_dir().join("cluster.json")).unwrap();
-        let url = serde_json::from_str::<Value>(&text).unwrap()["cluster"].as_str().unwrap().to_owned();
-        let child = Command::new(TRAWL)
-            .args(["--log", "warn", "--log-format", "text", "leaf", "--name", name, "--grpc", "127.0.0.1:0"])
-            .args(["--cluster", &url, "--data-dir"])
-            .arg(cluster.data_dir().join(name))
-            .env("TRAWL_SUPERVISED", "1")
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Self(child)
-    }
-}
-
-impl Drop for Extra {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use serde_json::json;
 
 /// Directories of replicas below a leaf's data directory.
 fn on_disk(data_dir: &Path) -> usize {
@@ -85,7 +58,9 @@ async fn a_lost_leaf_is_replaced_and_a_new_one_gets_its_share_without_a_failed_r
     println!("full replica count {:.1?} after the loss", began.elapsed());
 
     let began = Instant::now();
-    let _extra = Extra::start(&cluster, "leaf-4");
+    // The supervisor knows nothing of it.
+    let grpc = ["--grpc", "127.0.0.1:0"];
+    let _extra = Member::leaf(cluster.log(), "leaf-4", &cluster.url(), cluster.data_dir(), &grpc);
     wait_until("the new leaf has its share", async || {
         settled(&client).await.is_some_and(|held| held.len() == 4 && held.values().all(|replicas| *replicas == 2))
     })
