@@ -92,8 +92,8 @@ impl RootNode {
     /// Serves until `shutdown`.
     ///
     /// 1. Serve.
-    /// 2. At the shutdown give back the lease and leave the membership at once; take no new requests,
-    ///    let open ones end within the grace period.
+    /// 2. At the shutdown give back the lease and leave the membership at once; refuse new connections,
+    ///    let open requests end within the grace period.
     /// 3. Stop following the store.
     ///
     /// # Errors
@@ -112,6 +112,7 @@ impl RootNode {
             refusal = protocol::outgrown(root.viewer.subscribe(), root.config.speaks) => Err(Error::Outgrown(refusal)),
             () = shutdown.cancelled() => Ok(()),
         };
+        root.retire();
         ending.cancel();
         let drained = async {
             if served.is_ok() {

@@ -1,7 +1,7 @@
 //! The root's operations, as `http` calls them. Each is one line into the module that does it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
@@ -56,6 +56,8 @@ pub struct Root {
     pub(crate) merges: Arc<Semaphore>,
     pub(crate) by_query: ByQuery,
     reads: Semaphore,
+    /// Set when the process is to end.
+    retired: AtomicBool,
 }
 
 impl Root {
@@ -81,6 +83,7 @@ impl Root {
             turn: AtomicU64::new(rand::random::<u32>().into()),
             write_bytes: AtomicUsize::new(0),
             reads: Semaphore::new(search.in_flight_max),
+            retired: AtomicBool::new(false),
             config,
             engine,
             viewer,
@@ -250,9 +253,24 @@ impl Root {
         health::wait(self, names, wanted, timeout).await
     }
 
-    /// Whether the first picture of the cluster is in, so that requests make sense (`/readyz`).
-    pub fn ready(&self) -> bool {
-        self.viewer.view().revision > Revision::default()
+    /// Whether new requests make sense (`/readyz`): the first picture of the cluster is in, and the process is not
+    /// about to end.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn ready(&self) -> Result<(), &'static str> {
+        if self.retired.load(Ordering::Relaxed) {
+            return Err("this root is about to end");
+        }
+        match self.viewer.view().revision > Revision::default() {
+            true => Ok(()),
+            false => Err("the first picture of the cluster is not in yet"),
+        }
+    }
+
+    /// Tells those who ask that other roots should be asked from now on; requests are still answered.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
     }
 
     /// One of the bounded number of reads at work.

@@ -47,11 +47,13 @@ pub(crate) async fn livez(_: Call) -> Result<Answer, ApiError> {
 
 /// `GET /readyz`: requests make sense.
 pub(crate) async fn readyz(call: Call) -> Result<Answer, ApiError> {
-    if call.root().ready() {
-        return Ok(Answer::text("ok\n".to_owned(), PLAIN));
+    match call.root().ready() {
+        Ok(()) => Ok(Answer::text("ok\n".to_owned(), PLAIN)),
+        Err(reason) => {
+            let answer = Answer::text(format!("{reason}\n"), PLAIN);
+            Ok(Answer { status: StatusCode::SERVICE_UNAVAILABLE, ..answer })
+        }
     }
-    let answer = Answer::text("the first picture of the cluster is not in yet\n".to_owned(), PLAIN);
-    Ok(Answer { status: StatusCode::SERVICE_UNAVAILABLE, ..answer })
 }
 
 /// `GET /metrics`

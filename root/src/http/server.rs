@@ -17,6 +17,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
@@ -36,10 +37,14 @@ use crate::limits::{Limit, Refusals};
 const GOODBYES_MAX: usize = 64;
 /// How long saying goodbye may take.
 const GOODBYE_TIME: Duration = Duration::from_secs(1);
+/// How long a connection is kept at the end for a request that may be on its way; its answer says that it is the last.
+const LINGER: Duration = Duration::from_secs(1);
 /// Pause after an accept that failed, for want of file descriptors say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `ending`; then lets open requests end.
+/// Serves until `ending`; then refuses new connections and lets open requests end, and those that come a moment later
+/// on connections that are open: nobody is told that a connection is over but by an answer, or after a while without a
+/// request.
 pub(crate) async fn serve(
     listener: TcpListener,
     app: Router,
@@ -96,13 +101,19 @@ async fn connection(stream: TcpStream, app: Router, limits: HttpLimits, refusals
         timer: Box::pin(tokio::time::sleep(limits.idle_time_max)),
         refusals,
     };
+    let last = ending.clone();
     let service = tower::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let (app, activity) = (app.clone(), activity.clone());
+        let (app, activity, last) = (app.clone(), activity.clone(), last.clone());
         async move {
             activity.lock().at_work = true;
             let response = app.oneshot(request.map(axum::body::Body::new)).await;
             *activity.lock() = Activity { at_work: false, since: Instant::now(), head_begun: false };
-            response
+            response.map(|mut response| {
+                if last.is_cancelled() {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                response
+            })
         }
     });
     let serving = http1::Builder::new()
@@ -111,9 +122,12 @@ async fn connection(stream: TcpStream, app: Router, limits: HttpLimits, refusals
     tokio::pin!(serving);
     let served = tokio::select! {
         served = &mut serving => served,
-        () = ending.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+        () = ending.cancelled() => match tokio::time::timeout(LINGER, &mut serving).await {
+            Ok(served) => served,
+            Err(_) => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
         }
     };
     if let Err(error) = served {
@@ -291,7 +305,13 @@ mod tests {
         let mut busy = TcpStream::connect(server.address).await.unwrap();
         busy.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut late = TcpStream::connect(server.address).await.unwrap();
+        assert!(ask(&mut late, "/").await.starts_with("HTTP/1.1 200"));
         server.ending.cancel();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(TcpStream::connect(server.address).await.is_err(), "new connections are refused");
+        let answer = ask(&mut late, "/").await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
         let mut answer = String::new();
         busy.read_to_string(&mut answer).await.unwrap();
         assert!(answer.ends_with("slow"), "{answer}");
