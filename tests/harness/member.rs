@@ -8,7 +8,7 @@ use std::{
 
 use nix::{sys::signal::Signal, unistd::Pid};
 
-use super::{Client, Log, TRAWL, wait_until};
+use super::{Client, Log, TRAWL, log_level, wait_until};
 
 /// One process; killed when this is dropped.
 pub struct Member {
@@ -36,7 +36,7 @@ impl Member {
 
     fn start(log: &Log, role: &str, name: &str, url: &str, args: &[&str]) -> Self {
         let mut child = Command::new(TRAWL)
-            .args(["--log", "warn", "--log-format", "text", role, "--name", name, "--cluster", url])
+            .args(["--log", &log_level(), "--log-format", "text", role, "--name", name, "--cluster", url])
             .args(args)
             // Ends with this process even when that is aborted.
             .env("TRAWL_SUPERVISED", "1")

@@ -126,7 +126,7 @@ impl Cluster {
     /// Starts `trawl up` (again) in the cluster's directory and waits until it is ready.
     pub async fn up(&mut self) {
         let mut child = Command::new(TRAWL)
-            .args(["--log", "warn", "--log-format", "text", "up", "--http", "127.0.0.1:0"])
+            .args(["--log", &log_level(), "--log-format", "text", "up", "--http", "127.0.0.1:0"])
             .arg("--data-dir")
             .arg(&self.data_dir)
             .args(["--roots", &self.roots.to_string(), "--leaves", &self.leaves.to_string()])
@@ -261,6 +261,11 @@ impl Drop for Cluster {
 pub async fn green(root: &Client) {
     let health = async || root.try_send("GET", "/_cluster/health", None, &[]).await;
     wait_until("health is green", async || health().await.is_ok_and(|answer| answer.body["status"] == "green")).await;
+}
+
+/// What processes log: `TRAWL_TEST_LOG`, or warnings only.
+pub fn log_level() -> String {
+    std::env::var("TRAWL_TEST_LOG").unwrap_or_else(|_| "warn".to_owned())
 }
 
 /// Whether a process runs (a zombie does not).

@@ -56,6 +56,19 @@ impl Roots {
         None
     }
 
+    /// The answer of the first root that can be connected to. What goes wrong after that is an error: the request
+    /// may have been carried out.
+    pub async fn send(&self, method: &str, path: &str, body: &[u8]) -> Result<Answer, reqwest::Error> {
+        let mut last = None;
+        for (_, root) in &self.all {
+            match root.try_send(method, path, Some(body.to_vec()), &[]).await {
+                Err(error) if error.is_connect() => last = Some(error),
+                answer => return answer,
+            }
+        }
+        Err(last.expect("there is a root"))
+    }
+
     /// Who leads, at which epoch.
     pub async fn leader(&self) -> Option<(String, u64)> {
         let answer = self.ask("GET", "/_trawl/cluster", None).await?;

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::harness::Client;
+use crate::harness::{Client, roots::Roots};
 
 /// Shards of the index.
 pub const SHARDS: usize = 4;
@@ -37,10 +37,17 @@ impl Load {
         self.faults.lock().unwrap().push(fault);
     }
 
-    pub async fn search(&self, client: Client) {
-        let body = json!({"query": {"match": {"title": "boat"}}, "size": 5, "track_total_hits": true});
+    /// What fails after a root was connected to is a fault.
+    pub async fn search(&self, roots: Roots) {
+        let body = json!({"query": {"match": {"title": "boat"}}, "size": 5, "track_total_hits": true}).to_string();
         while !self.stop.load(Ordering::Relaxed) {
-            let answer = client.post("/spread/_search", body.clone()).await;
+            let answer = match roots.send("POST", "/spread/_search", body.as_bytes()).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    self.fault(format!("search: {error:?}"));
+                    continue;
+                }
+            };
             let found = answer.body["hits"]["total"]["value"].as_u64().unwrap_or(0);
             let is_whole = answer.body["_shards"]["failed"] == 0 && answer.body["timed_out"] == false;
             if answer.status != 200 || !is_whole || found < BEFORE as u64 {
@@ -51,15 +58,15 @@ impl Load {
         }
     }
 
-    pub async fn write(&self, client: Client) {
+    pub async fn write(&self, roots: Roots) {
         let mut next = BEFORE;
         while !self.stop.load(Ordering::Relaxed) {
             let body = documents(next..next + 20).iter().fold(String::new(), |body, (id, source)| {
                 body + &format!("{}\n{source}\n", json!({"index": {"_id": id}}))
             });
-            let answer = client.try_send("POST", "/spread/_bulk", Some(body.into_bytes()), &[]).await.unwrap();
-            if answer.status != 200 || answer.body["errors"] != false {
-                self.fault(format!("write: {}", answer.text));
+            match roots.send("POST", "/spread/_bulk", body.as_bytes()).await {
+                Ok(answer) if answer.status == 200 && answer.body["errors"] == false => {}
+                answer => self.fault(format!("write: {answer:?}")),
             }
             next += 20;
             self.writes.fetch_add(1, Ordering::Relaxed);

@@ -17,7 +17,7 @@ use std::{
     time::Instant,
 };
 
-use harness::{Cluster, member::Member, wait_until};
+use harness::{Cluster, member::Member, roots::Roots, wait_until};
 use load::{BEFORE, Load, SHARDS, documents, replicas, settled};
 use nix::{sys::signal::Signal, unistd::Pid};
 use serde_json::json;
@@ -36,15 +36,13 @@ async fn a_lost_leaf_is_replaced_and_a_new_one_gets_its_share_without_a_failed_r
     client.bulk_index("spread", &documents(0..BEFORE), true).await;
     let load = Arc::new(Load::default());
     let mut streams = tokio::task::JoinSet::new();
-    for root in cluster.root_clients() {
-        let (load, writer) = (load.clone(), root.clone());
-        streams.spawn({
-            let load = load.clone();
-            async move { load.search(root).await }
-        });
-        if streams.len() == 1 {
-            streams.spawn(async move { load.write(writer).await });
+    for (name, root) in Roots::of(&cluster).all {
+        let (load, roots) = (load.clone(), Roots::only(&name, &root));
+        if streams.is_empty() {
+            let (load, roots) = (load.clone(), roots.clone());
+            streams.spawn(async move { load.write(roots).await });
         }
+        streams.spawn(async move { load.search(roots).await });
     }
     // A stopped supervisor restarts nothing: the leaf is lost for good.
     let up = Pid::from_raw(cluster.up_pid());

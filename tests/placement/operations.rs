@@ -8,7 +8,7 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::harness::{Client, Cluster, TRAWL, wait_until};
+use crate::harness::{Client, Cluster, PATIENCE, TRAWL, green, roots::Roots, wait_until};
 use crate::load::{BEFORE, Load, SHARDS, documents, replicas, settled};
 
 /// Runs `trawl cluster …`; its output.
@@ -43,16 +43,47 @@ async fn refusals(client: &Client, gone_from: &str, holder: &str) {
     assert!(drain.status == 400 && drain.text.contains("there is no leaf [leaf-9]"), "{}", drain.text);
 }
 
-/// The client's root stays; everything else is ended and started again, one after the other.
-async fn restart_all_but(cluster: &Cluster, client: &Client, root: &str) {
-    for process in cluster.processes().into_iter().filter(|process| process.name != root) {
+/// Every process is ended and started again, one after the other; the next one when all is green for every root.
+async fn restart_all(cluster: &Cluster) {
+    for process in cluster.processes() {
         cluster.signal(&process.name, Signal::SIGTERM);
-        wait_until("the process is another one and all is green", async || {
-            let restarted = cluster.processes().iter().any(|now| now.name == process.name && now.pid != process.pid);
-            restarted && client.get("/_cluster/health").await.body["status"] == "green"
+        wait_until("the process is another one", async || {
+            cluster.processes().iter().any(|now| now.name == process.name && now.pid != process.pid)
         })
         .await;
+        for root in cluster.root_clients() {
+            green(&root).await;
+        }
     }
+}
+
+/// Two leaves and a shard: shard 0 can go from the first to the second, and the other shard the other way.
+async fn exchange(client: &Client) -> (String, String, u64) {
+    let replicas = replicas(client).await;
+    let holds = |leaf: &str, shard: u64| replicas.iter().any(|(holder, number, ..)| holder == leaf && *number == shard);
+    let leaves = ["leaf-0", "leaf-1", "leaf-2", "leaf-3"];
+    let from = leaves.into_iter().find(|leaf| holds(leaf, 0)).unwrap();
+    let to = leaves.into_iter().find(|leaf| !holds(leaf, 0)).unwrap();
+    let back = (1..SHARDS as u64).find(|shard| holds(to, *shard) && !holds(from, *shard)).unwrap();
+    (from.to_owned(), to.to_owned(), back)
+}
+
+/// Two leaves exchange replicas on request, and stay as even as they were.
+async fn exchanged(client: &Client) {
+    let (from, to, back) = exchange(client).await;
+    let step = |shard: u64, from: &str, to: &str| json!({"move": {"index": "spread", "shard": shard, "from_node": from, "to_node": to}});
+    let commands = json!({"commands": [step(0, &from, &to), step(back, &to, &from)]});
+    let moved = client.post("/_cluster/reroute", commands).await;
+    assert_eq!(moved.status, 200, "{}", moved.text);
+    wait_until("the replicas have moved", async || {
+        let now = replicas(client).await;
+        let is_there =
+            |leaf: &str, number: u64| now.iter().any(|(holder, shard, ..)| holder == leaf && *shard == number);
+        let all_serve = now.len() == 2 * SHARDS && now.iter().all(|(_, _, state, _)| state == "serving");
+        all_serve && is_there(&to, 0) && !is_there(&from, 0) && is_there(&from, back) && !is_there(&to, back)
+    })
+    .await;
+    refusals(client, &from, &to).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,13 +94,15 @@ async fn drain_move_replica_count_and_rolling_restart_cost_no_request() {
     client.bulk_index("spread", &documents(0..BEFORE), true).await;
     let load = Arc::new(Load::default());
     let mut streams = tokio::task::JoinSet::new();
+    // With the addresses of both roots, this one first.
+    let roots = Roots { all: Roots::of(&cluster).all.into_iter().rev().collect(), patience: PATIENCE };
     streams.spawn({
-        let (load, client) = (load.clone(), client.clone());
-        async move { load.search(client).await }
+        let (load, roots) = (load.clone(), roots.clone());
+        async move { load.search(roots).await }
     });
     streams.spawn({
-        let (load, client) = (load.clone(), client.clone());
-        async move { load.write(client).await }
+        let (load, roots) = (load.clone(), roots.clone());
+        async move { load.write(roots).await }
     });
 
     let drained = operate(&client, &["drain", "leaf-2"]).await;
@@ -82,20 +115,15 @@ async fn drain_move_replica_count_and_rolling_restart_cost_no_request() {
     })
     .await;
 
-    // To a leaf that does not hold the shard, from one that does.
-    let before = replicas(&client).await;
-    let holders: Vec<&str> =
-        before.iter().filter(|(_, shard, ..)| *shard == 0).map(|(leaf, ..)| leaf.as_str()).collect();
-    let to = ["leaf-0", "leaf-1", "leaf-2", "leaf-3"].into_iter().find(|leaf| !holders.contains(leaf)).unwrap();
-    operate(&client, &["move", "spread", "0", holders[0], to]).await;
-    wait_until("the replica has moved", async || {
-        let now = replicas(&client).await;
-        now.iter().any(|(leaf, shard, state, _)| leaf == to && *shard == 0 && state == "serving")
-            && !now.iter().any(|(leaf, shard, ..)| leaf == holders[0] && *shard == 0)
+    let (from, to, _) = exchange(&client).await;
+    // Leaves are uneven then, and one replica or another comes back at once.
+    operate(&client, &["move", "spread", "0", &from, &to]).await;
+    wait_until("the leaves are even again", async || {
+        settled(&client).await.is_some_and(|held| held.values().all(|replicas| *replicas == 2))
+            && client.get("/_cat/recovery?active_only=true&format=json").await.body == json!([])
     })
     .await;
-
-    refusals(&client, holders[0], to).await;
+    exchanged(&client).await;
     let master = client.get("/_cat/master?format=json&h=node,epoch").await;
     assert!(master.body[0]["node"].as_str().unwrap().starts_with("root-"), "{}", master.text);
     let recovery = client.get("/_cat/recovery/spread?format=json").await;
@@ -113,7 +141,7 @@ async fn drain_move_replica_count_and_rolling_restart_cost_no_request() {
     }
     operate(&client, &["shards"]).await;
 
-    restart_all_but(&cluster, &client, "root-1").await;
+    restart_all(&cluster).await;
     load.stop.store(true, Ordering::Relaxed);
     streams.join_all().await;
     let (searches, writes) = (load.searches.load(Ordering::Relaxed), load.writes.load(Ordering::Relaxed));
