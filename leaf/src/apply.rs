@@ -32,8 +32,8 @@ use prost::Message;
 use tantivy::IndexWriter;
 use trawl_cluster::shard_log::{Record, chain};
 use trawl_data::mapping::Mapping;
-use trawl_proto::v1::operation::Kind;
-use trawl_proto::v1::{Batch, Outcome};
+use trawl_proto::v1::operation::{Kind, VersionType};
+use trawl_proto::v1::{Batch, Operation, Outcome};
 use trawl_proto::{Generation, Incarnation, Seq, ShardKey};
 
 use self::backlog::{Backlog, Incoming};
@@ -407,8 +407,19 @@ impl Core {
         }
         if record.apply_version > APPLY_VERSION {
             return Err(Error::Unreadable(format!(
-                "row {} needs apply rules {}, this program knows {APPLY_VERSION}",
-                record.first, record.apply_version
+                "row {} needs apply rules {}, this program (Trawl {}) knows {APPLY_VERSION}: run a newer version here",
+                record.first,
+                record.apply_version,
+                env!("CARGO_PKG_VERSION")
+            )));
+        }
+        // Others may know it, so it is not rejected: that would be another outcome than theirs.
+        if let Some(at) = batch.operations.iter().position(|operation| !is_known(operation)) {
+            return Err(Error::Unreadable(format!(
+                "operation {} is of a kind that this program (Trawl {}) does not know: run the version here that the \
+                 root has which wrote it",
+                record.first.0 + at as u64,
+                env!("CARGO_PKG_VERSION")
             )));
         }
         if record.first.0 + batch.operations.len() as u64 != record.last.0 + 1 {
@@ -503,6 +514,11 @@ fn skipped<'a>(
 pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".to_owned())
+}
+
+/// Whether this program knows the numbers that an operation has. None at all is known: it is rejected.
+fn is_known(operation: &Operation) -> bool {
+    Kind::try_from(operation.kind).is_ok() && VersionType::try_from(operation.version_type).is_ok()
 }
 
 #[cfg(test)]

@@ -29,13 +29,14 @@ use tantivy::{
     DocAddress, DocId, DocSet, Index, IndexReader, IndexSettings, IndexWriter, InvertedIndexReader, ReloadPolicy,
     Searcher, SegmentOrdinal, TERMINATED, TantivyDocument, TantivyError, Term,
 };
+use trawl_cluster::catalog::newer;
 use trawl_proto::v1;
 
 use crate::apply::backlog::Incoming;
 use crate::apply::decide::Stamp;
 use crate::apply::tokens::{DecodeTokenizer, TOKENIZER};
 use crate::error::Error;
-use crate::schema::{PRIMARY_TERM, PhysicalSchema, SEQ_NO, VERSION};
+use crate::schema::{PRIMARY_TERM, PhysicalSchema, SCHEMA_FORMAT, SEQ_NO, VERSION};
 
 const CURRENT: &str = "CURRENT";
 const ANEW: &str = "ANEW";
@@ -44,6 +45,8 @@ const CHECKED: &str = "CHECKED";
 pub const META: &str = "meta.json";
 /// Blocks of stored documents (16 KiB each) that a searcher keeps unpacked, per segment.
 const STORE_CACHE_BLOCKS: usize = 16;
+/// The newest version of the commit payload that this program reads, and the one that it writes.
+pub const PAYLOAD_VERSION: u32 = 1;
 /// A merge is due when more of a segment's documents than this are deleted.
 const DELETES_RATIO_MAX: f32 = 0.2;
 
@@ -300,8 +303,16 @@ pub fn decode_payload(text: &str) -> Result<v1::CommitPayload, Error> {
         .map_err(|error| Error::Damaged(format!("the commit's payload is not base64: {error}")))?;
     let payload = v1::CommitPayload::decode(bytes.as_slice())
         .map_err(|error| Error::Damaged(format!("the commit's payload cannot be decoded: {error}")))?;
-    if payload.version != 1 {
-        return Err(Error::Damaged(format!("the commit's payload has the unknown version {}", payload.version)));
+    if payload.version == 0 {
+        return Err(Error::Damaged("the commit's payload has no version".to_owned()));
+    }
+    for (what, version, known) in [
+        ("the commit's payload", payload.version, PAYLOAD_VERSION),
+        ("the index's schema", payload.schema_format, SCHEMA_FORMAT),
+    ] {
+        if version > known {
+            return Err(Error::Damaged(newer(what, version, known).to_string()));
+        }
     }
     Ok(payload)
 }

@@ -49,6 +49,9 @@ pub const SOURCE: &str = "_source";
 pub const DYNAMIC: &str = "_dyn";
 /// Name of the JSON field for strings and text forms.
 pub const STRINGS: &str = "_str";
+/// Format of the schema that [`PhysicalSchema::new`] gives. An index is opened only with the schema that it was made with,
+/// so one that differs in anything is a new format, and those before have to be given still.
+pub const SCHEMA_FORMAT: u32 = 1;
 /// How many spare text fields a new replica has.
 pub const SPARES_DEFAULT: u32 = 32;
 
@@ -202,4 +205,21 @@ fn raw_indexing() -> TextFieldIndexing {
 
 fn raw() -> TextOptions {
     TextOptions::default().set_indexing_options(raw_indexing())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// When this fails, replicas that exist cannot be opened any more: see [`SCHEMA_FORMAT`].
+    #[test]
+    fn the_schema_of_format_1_stays_as_it_is() {
+        let field = |field_type: &str| serde_json::json!({"type": field_type});
+        let types = ["text", "keyword", "long", "integer", "double", "float", "boolean", "date", "ip"];
+        let properties: serde_json::Map<_, _> = types.iter().map(|name| (format!("a_{name}"), field(name))).collect();
+        let mapping = Mapping::parse(&serde_json::json!({ "properties": properties })).unwrap();
+        let schema = serde_json::to_vec(&PhysicalSchema::new(&mapping, 1, 2).schema).unwrap();
+        assert_eq!((SCHEMA_FORMAT, xxhash_rust::xxh3::xxh3_64(&schema)), (1, 1_642_337_847_219_244_485));
+    }
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use trawl_cluster::catalog::newer;
 use trawl_cluster::work_queue::{NewTask, Task, TaskId, TaskState};
 
 use crate::error::Error;
@@ -57,6 +58,9 @@ pub struct Target {
 /// A request, as it stands in the queue.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {
+    /// Form of this record; 1, also where none is written. A root that does not know it leaves the job to others.
+    #[serde(default = "first_format")]
+    pub format: u32,
     /// What to do.
     pub action: Action,
     /// Where; one after the other.
@@ -139,6 +143,25 @@ pub struct Progress {
     pub cancelled: bool,
     /// Why it could not go on at all: type, reason, HTTP status.
     pub error: Option<(String, String, u16)>,
+}
+
+/// The only form of a [`Job`] so far.
+pub(crate) const FORMAT: u32 = 1;
+
+fn first_format() -> u32 {
+    1
+}
+
+impl Job {
+    /// From the queue.
+    fn read(body: &[u8]) -> Result<Self, Error> {
+        let unreadable = |error: serde_json::Error| Error::Internal(format!("the job cannot be read: {error}"));
+        let job: Self = serde_json::from_slice(body).map_err(unreadable)?;
+        match job.format > FORMAT {
+            true => Err(newer("the job", job.format, FORMAT).into()),
+            false => Ok(job),
+        }
+    }
 }
 
 impl Progress {
@@ -236,7 +259,7 @@ pub(crate) async fn cancel(root: &Root, id: TaskId) -> Result<bool, Error> {
 
 fn state(task: Task) -> Result<JobState, Error> {
     let unreadable = |error: serde_json::Error| Error::Internal(format!("task {} cannot be read: {error}", task.id.0));
-    let job: Job = serde_json::from_slice(&task.body).map_err(unreadable)?;
+    let job = Job::read(&task.body)?;
     let mut progress = read_progress(&task.progress).map_err(unreadable)?;
     let ended = matches!(task.state, TaskState::Done | TaskState::Dead);
     if task.state == TaskState::Dead && progress.took_ms.is_none() {

@@ -141,3 +141,32 @@ pub fn redacted(url: &str) -> String {
     }
     told
 }
+/// Whether a program that knows a schema up to `known` may use one of a later version: it says since which version
+/// nothing has changed that an older program would do wrong. A migration that only adds tables, or columns with
+/// defaults, leaves that as it is, so that processes of both versions run (and start) beside each other. SQLite has it as
+/// `application_id`, PostgreSQL as column `oldest` of `schema_version`; where it is not said, it is the version itself.
+fn newer_schema(place: &str, found: usize, oldest: i64, known: usize) -> Result<(), Error> {
+    let oldest = usize::try_from(oldest).ok().filter(|oldest| *oldest > 0).unwrap_or(found);
+    if oldest <= known {
+        return Ok(());
+    }
+    Err(Error::Corrupt(format!(
+        "{place} has schema version {found}, written by a newer version of Trawl, which only versions that know {oldest} \
+         can use; this is {}, which knows {known}: run the version here that the other processes run",
+        env!("CARGO_PKG_VERSION")
+    )))
+}
+
+#[cfg(test)]
+mod schema_tests {
+    use super::newer_schema;
+
+    #[test]
+    fn a_later_schema_is_used_where_it_says_that_it_can_be() {
+        assert!(newer_schema("x", 4, 3, 3).is_ok());
+        for (oldest, known) in [(4, 3), (0, 3), (-1, 3), (3, 2)] {
+            let refused = newer_schema("x", 4, oldest, known).map_err(|error| error.to_string());
+            assert!(refused.is_err_and(|told| told.contains("x has schema version 4") && told.contains("this is")));
+        }
+    }
+}

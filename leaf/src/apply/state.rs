@@ -8,6 +8,8 @@ use trawl_proto::{Generation, Incarnation, Seq, v1};
 use super::keys::Keys;
 use super::rows::{Point, Rows};
 use super::tombstones::Tombstones;
+use crate::index::PAYLOAD_VERSION;
+use crate::schema::SCHEMA_FORMAT;
 
 /// Where a replica stands in its log.
 #[derive(Clone, Debug)]
@@ -48,7 +50,8 @@ impl State {
     /// As kept in a commit of an index with this schema.
     pub fn to_payload(&self, schema_mapping_version: u64, spares: u32) -> v1::CommitPayload {
         v1::CommitPayload {
-            version: 1,
+            version: PAYLOAD_VERSION,
+            schema_format: SCHEMA_FORMAT,
             incarnation: self.at.incarnation.0,
             seq: self.at.seq.0,
             chain: self.chain,

@@ -13,6 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
+use trawl_cluster::catalog::newer;
 use trawl_proto::caller::Caller;
 use trawl_proto::v1::leaf_client::LeafClient;
 use trawl_proto::{Generation, Incarnation, NodeName, Seq, ShardKey, v1};
@@ -20,7 +21,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{CopyConfig, is_plain};
 use crate::error::Error;
-use crate::index::{META, ReplicaDir, ShardIndex};
+use crate::index::{META, PAYLOAD_VERSION, ReplicaDir, ShardIndex};
 use crate::replica::outcome_files;
 use crate::replica::tail::blocking;
 use crate::replica::verify::check_copy;
@@ -140,8 +141,8 @@ pub async fn recover(
 }
 
 fn check(manifest: &v1::CopyManifestResponse) -> Result<(), String> {
-    if manifest.payload_version != 1 {
-        return Err(format!("its commit has the unknown version {}", manifest.payload_version));
+    if manifest.payload_version > PAYLOAD_VERSION {
+        return Err(newer("its commit's payload", manifest.payload_version, PAYLOAD_VERSION).to_string());
     }
     if manifest.files.len() > FILES_MAX || manifest.files.iter().any(|file| !is_plain(&file.name)) {
         return Err("its list of files is not one".to_owned());

@@ -82,7 +82,7 @@ impl<'a> Run<'a> {
     /// Goes on where the last claim stopped.
     pub(super) fn new(root: &'a Root, parse: ParseQuery, claim: Claim) -> Result<Self, Error> {
         let unreadable = |error: serde_json::Error| Error::Internal(format!("the job cannot be read: {error}"));
-        let job: Job = serde_json::from_slice(&claim.body).map_err(unreadable)?;
+        let job = Job::read(&claim.body)?;
         let progress = read_progress(&claim.progress).map_err(unreadable)?;
         let lower = parse(job.query.as_deref(), &job.query_params, job.now_ms)?;
         Ok(Self { root, job, lower, receipt: claim.receipt, progress, cancelled: CancellationToken::new() })

@@ -98,6 +98,7 @@ fn job(call: &Call, action: Action) -> Result<Job, ApiError> {
         return Err(illegal(format!("[slices] is not supported, found [{slices}]")).into());
     }
     let mut job = Job {
+        format: by_query::FORMAT,
         action,
         targets: Vec::new(),
         query: None,

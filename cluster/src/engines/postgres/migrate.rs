@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::connect::{Connector, Session};
 use super::database::{begin, bounded, commit};
 use super::failure::of_sql;
 use crate::Error;
+use crate::engines::newer_schema;
 
 /// The statements that lead from each version to the next; version 0 is an empty schema.
 const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("queue.sql"), include_str!("history.sql")];
@@ -24,8 +26,13 @@ pub(super) async fn migrate(connector: &Connector, session: &mut Session) -> Res
     let connection = &mut session.connection;
     let schema = &connector.target().schema;
     // Most starts find everything in place, and need neither the lock nor the right to make a schema.
-    if version(connection, schema).await.map_err(failed())? == Some(MIGRATIONS.len()) {
-        return Ok(());
+    match version(connection, schema).await.map_err(failed())? {
+        Some((found, _)) if found == MIGRATIONS.len() => return Ok(()),
+        Some((found, oldest)) if found > MIGRATIONS.len() => {
+            let place = format!("schema {schema} at {server}");
+            return newer_schema(&place, found, oldest, MIGRATIONS.len());
+        }
+        _ => {}
     }
     begin(connection).await.map_err(failed())?;
     let lock = format!(
@@ -37,14 +44,11 @@ pub(super) async fn migrate(connector: &Connector, session: &mut Session) -> Res
     locked.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(failed())?;
     let found = version(connection, schema).await.map_err(failed())?;
     let from = match found {
-        Some(version) if version > MIGRATIONS.len() => {
-            return Err(Error::Corrupt(format!(
-                "schema {schema} at {server} has version {version}, written by a newer version of this software; \
-                 this one knows {}",
-                MIGRATIONS.len()
-            )));
+        Some((found, oldest)) if found > MIGRATIONS.len() => {
+            let place = format!("schema {schema} at {server}");
+            return newer_schema(&place, found, oldest, MIGRATIONS.len());
         }
-        Some(version) => version,
+        Some((version, _)) => version,
         None => {
             let make = format!(
                 "DO $$ BEGIN
@@ -71,15 +75,17 @@ pub(super) async fn migrate(connector: &Connector, session: &mut Session) -> Res
     commit(connection, &server).await
 }
 
-/// The version of the schema; `None` when there is none. Asks the catalog: how names are resolved is
+/// The version of the schema, and the oldest version whose software may use it too (0 where none is said); `None` when
+/// there is no schema. Asks the catalog: how names are resolved is
 /// remembered by a connection, and another process may have made the schema since.
-async fn version(connection: &mut sqlx::PgConnection, schema: &str) -> Result<Option<usize>, sqlx::Error> {
+async fn version(connection: &mut sqlx::PgConnection, schema: &str) -> Result<Option<(usize, i64)>, sqlx::Error> {
     let there = "SELECT FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
          WHERE nspname = $1 AND relname = 'schema_version'";
     if bounded(sqlx::query(there).bind(schema).fetch_optional(&mut *connection)).await?.is_none() {
         return Ok(None);
     }
-    let read = format!("SELECT version FROM \"{schema}\".schema_version");
+    let read = format!("SELECT * FROM \"{schema}\".schema_version");
     let rows = bounded(sqlx::raw_sql(AssertSqlSafe(read)).fetch_all(connection)).await?;
-    Ok(rows.first().map(|row| row.get::<i32, _>(0) as usize))
+    let oldest = |row: &PgRow| row.try_get::<i32, _>("oldest").unwrap_or_default().into();
+    Ok(rows.first().map(|row| (row.get::<i32, _>("version") as usize, oldest(row))))
 }

@@ -20,6 +20,7 @@ use super::failure::of_sql;
 use super::turn::{Held, Turnstile, lock, open_lock};
 use crate::Error;
 use crate::engines::failure::unavailable;
+use crate::engines::newer_schema;
 
 /// Connections that read at the same time; more wait.
 const READERS_MAX: u32 = 4;
@@ -312,12 +313,10 @@ async fn prepare(path: &Path, kind: &Kind, options: &SqliteConnectOptions) -> Re
     let version = usize::try_from(row.get::<i64, _>(0)).unwrap_or(usize::MAX);
     let newest = kind.migrations.len();
     if version > newest {
-        return Err(Error::Corrupt(format!(
-            "{} has schema version {version}, written by a newer version of this software; this one knows {newest}",
-            path.display()
-        )));
+        let row = sqlx::query("PRAGMA application_id").fetch_one(&mut connection).await.map_err(failed("read"))?;
+        newer_schema(&path.display().to_string(), version, row.get(0), newest)?;
     }
-    for migration in &kind.migrations[version..] {
+    for migration in kind.migrations.get(version..).unwrap_or_default() {
         sqlx::raw_sql(*migration).execute(&mut connection).await.map_err(failed("set up"))?;
     }
     if version < newest {
