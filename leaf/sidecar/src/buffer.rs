@@ -42,6 +42,8 @@ pub struct Buffer {
 #[derive(Debug)]
 struct Segment {
     path: PathBuf,
+    /// The number of its first frame.
+    first_seq: u64,
     bytes: u64,
     /// Where the front frame begins.
     read_at: u64,
@@ -91,6 +93,11 @@ impl Buffer {
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.segments.is_empty()
+    }
+
+    /// Whether the limit has dropped a payload that was here.
+    pub fn has_dropped(&self, seq: u64) -> bool {
+        self.segments.front().is_none_or(|first| seq < first.first_seq)
     }
 
     /// Whether more than half of what may be here is.
@@ -172,7 +179,7 @@ impl Buffer {
         let path = self.directory.join(format!("{seq:020}.seg"));
         self.writer = Some(OpenOptions::new().create(true).truncate(true).write(true).open(&path)?);
         File::open(&self.directory)?.sync_all()?;
-        self.segments.push_back(Segment { path, bytes: 0, read_at: 0, records: 0 });
+        self.segments.push_back(Segment { path, first_seq: seq, bytes: 0, read_at: 0, records: 0 });
         Ok(())
     }
 
@@ -254,9 +261,12 @@ fn read_whole(file: &mut impl Read, bytes: &mut [u8]) -> io::Result<bool> {
 /// What a segment holds behind the frames that were taken, and the number of its last frame.
 fn scan(path: PathBuf, taken: u64) -> io::Result<(Segment, u64)> {
     let mut file = BufReader::new(File::open(&path)?);
-    let mut segment = Segment { path, bytes: 0, read_at: 0, records: 0 };
+    let mut segment = Segment { path, first_seq: 0, bytes: 0, read_at: 0, records: 0 };
     let mut last_seq = 0;
     while let Some((payload, length)) = read_frame(&mut file)? {
+        if segment.bytes == 0 {
+            segment.first_seq = payload.seq;
+        }
         segment.bytes += length;
         last_seq = payload.seq;
         if payload.seq <= taken {

@@ -5,7 +5,7 @@
 //! 2. read every file a little, parse, and put records into the batch ([`file`]),
 //! 3. end records that waited long enough for lines that belong to them,
 //! 4. hand the batch to the lanes when it is full or old enough, after what it depends on is durable,
-//! 5. write the checkpoint once a second,
+//! 5. write the checkpoint, four times a second while it changes,
 //! 6. sleep: briefly while lines keep coming, else until something changes ([`watch`]).
 
 mod checkpoint;
@@ -46,7 +46,7 @@ const BUSY_TIME: Duration = Duration::from_secs(2);
 /// Between looks at the directory while lines keep coming.
 const SCAN_TIME: Duration = Duration::from_millis(250);
 /// Between checkpoints.
-const CHECKPOINT_TIME: Duration = Duration::from_secs(1);
+const CHECKPOINT_TIME: Duration = Duration::from_millis(250);
 /// Generations that are over are remembered, so that their compressed leftovers are recognised.
 const GONE_MAX: usize = 1_000;
 

@@ -278,10 +278,19 @@ impl Lane {
             self.spill_when_late().await;
             tokio::time::sleep(pause.min(Duration::from_secs(30))).await;
             *backoff = (*backoff * 2).min(BACKOFF_MAX);
+            if self.has_dropped(payload.seq) {
+                // It is counted as dropped: nobody is to have it after all.
+                return;
+            }
         }
         *backoff = BACKOFF_MIN;
         self.taken(&payload).await;
         waker.wake();
+    }
+
+    fn has_dropped(&self, seq: u64) -> bool {
+        let state = self.lock();
+        state.memory.front().is_none_or(|front| front.seq > seq) && state.disk.has_dropped(seq)
     }
 
     fn note_failure(&self, reason: &str) {
