@@ -41,6 +41,8 @@ pub enum Command {
     Leaf(crate::leaf::Args),
     /// Run a sidecar: follows a directory's log files and ships their lines
     Sidecar(crate::sidecar::Args),
+    /// Run an ambassador: one local address that stands for all roots
+    Ambassador(crate::ambassador::Args),
     /// Load documents from files
     Load(crate::load::Args),
     /// Carry out load tasks of the cluster's queue

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 usage.
 #![forbid(unsafe_code)]
 
+mod ambassador;
 mod api;
 mod cli;
 mod cluster;
@@ -68,6 +69,7 @@ async fn run(cli: Cli, application_log: Option<&leaf::logs::LogFile>) -> anyhow:
         Command::Root(args) => root::run(args).await,
         Command::Leaf(args) => leaf::run(args, application_log).await,
         Command::Sidecar(args) => sidecar::run(args).await,
+        Command::Ambassador(args) => ambassador::run(args).await,
         Command::Load(args) => load::run(args).await,
         Command::Worker(args) => worker::run(args).await,
         Command::Cluster(args) => cluster::run(args).await,

@@ -102,7 +102,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn share(text: &str) -> Result<f64, String> {
+/// A number between 0 and 1.
+pub fn share(text: &str) -> Result<f64, String> {
     let share: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     (0.0..=1.0).contains(&share).then_some(share).ok_or_else(|| "a share lies between 0 and 1".to_owned())
 }

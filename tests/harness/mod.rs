@@ -3,6 +3,7 @@
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
 pub mod member;
+pub mod official_client;
 pub mod proxy;
 pub mod roots;
 pub mod writes;
