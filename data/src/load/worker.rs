@@ -230,7 +230,13 @@ impl Lane<'_> {
         let task = match serde_json::from_value::<LoadTask>(claimed.body.clone()) {
             Ok(task) if task.format == FORMAT => task,
             Ok(task) => {
-                return self.refuse(&claimed, &format!("a task of form {}, which is unknown", task.format)).await;
+                let reason = format!(
+                    "a task of form {}, this worker (Trawl {}) knows {FORMAT}: replay it with workers of the version \
+                     that pushed it",
+                    task.format,
+                    env!("CARGO_PKG_VERSION")
+                );
+                return self.refuse(&claimed, &reason).await;
             }
             Err(error) => return self.refuse(&claimed, &format!("not a load task: {error}")).await,
         };
