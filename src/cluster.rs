@@ -228,21 +228,49 @@ async fn shards(common: &Common) -> anyhow::Result<ExitCode> {
             number(replica, "documents"),
             replica["bytes_on_disk"].as_u64().map_or_else(|| "-".to_owned(), table::size),
             number(replica, "lag_operations"),
-            copied(replica),
+            recovery(replica),
             text(replica, "reason").to_owned(),
         ]
     };
     let rows: Vec<_> = list(&cluster, "shards").iter().map(row).collect();
-    table::print(&["shard", "leaf", "state", "documents", "size", "lag", "copied", "reason"], &rows);
+    table::print(&["shard", "leaf", "state", "documents", "size", "lag", "recovery", "reason"], &rows);
     Ok(ExitCode::SUCCESS)
 }
 
-fn copied(replica: &Value) -> String {
-    match (replica["copied_bytes"].as_u64(), replica["copy_bytes"].as_u64()) {
-        (Some(done), Some(all)) if all > 0 => {
-            format!("{:.0} % of {}", done as f64 * 100.0 / all as f64, table::size(all))
+/// How far a replica is that does not serve yet.
+fn recovery(replica: &Value) -> String {
+    let recovery = &replica["recovery"];
+    let number = |key: &str| recovery[key].as_u64().unwrap_or(0);
+    let share =
+        |done: &str, all: &str| number(done).saturating_mul(100).checked_div(number(all)).unwrap_or(100).min(100);
+    let took = format!("{:.1} s", number("took_ms") as f64 / 1_000.0);
+    let size = |key: &str| table::size(number(key));
+    match recovery["stage"].as_str() {
+        None | Some("done" | "stuck") => String::new(),
+        Some("index") => format!(
+            "copying from {}: {} of {}, {} %, {} of {} files, {took}",
+            text(recovery, "source"),
+            size("bytes_done"),
+            size("bytes"),
+            share("bytes_done", "bytes"),
+            number("files_done"),
+            number("files"),
+        ),
+        Some("verify_index") => {
+            format!(
+                "checking: {} of {}, {} %, {took}",
+                size("checked_bytes"),
+                size("check_bytes"),
+                share("checked_bytes", "check_bytes")
+            )
         }
-        _ => String::new(),
+        Some("translog") => format!(
+            "catching up: {} of {} operations, {} %, {took}",
+            number("operations_done"),
+            number("operations"),
+            share("operations_done", "operations"),
+        ),
+        Some(other) => format!("{other}, {took}"),
     }
 }
 

@@ -45,6 +45,9 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// Another leaf gives as many copies as it may already.
+    #[error("leaf {0} is giving as many copies as it may")]
+    Busy(String),
     /// A row of the log, or a mapping, cannot be understood.
     #[error("unreadable: {0}")]
     Unreadable(String),

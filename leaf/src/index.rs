@@ -3,6 +3,7 @@
 //! ```text
 //! DATA_DIR/shards/INDEX_UID/NUMBER/CURRENT      name of the index directory in use
 //! DATA_DIR/shards/INDEX_UID/NUMBER/index-N/     a tantivy index
+//! DATA_DIR/shards/INDEX_UID/NUMBER/copy/        a tantivy index on its way here from another leaf
 //! DATA_DIR/shards/INDEX_UID/NUMBER/ANEW         why it has to be made anew from another leaf's
 //! DATA_DIR/shards/INDEX_UID/NUMBER/CHECKED      which files were found to match their checksums, and when
 //! ```
@@ -40,6 +41,8 @@ use crate::schema::{PRIMARY_TERM, PhysicalSchema, SCHEMA_FORMAT, SEQ_NO, VERSION
 
 const CURRENT: &str = "CURRENT";
 const ANEW: &str = "ANEW";
+/// Where a copy is made.
+const COPY: &str = "copy";
 const CHECKED: &str = "CHECKED";
 /// What tantivy calls the file that names a commit.
 pub const META: &str = "meta.json";
@@ -139,7 +142,32 @@ impl ReplicaDir {
             _ => {}
         }
         self.clear(None)?;
+        self.drop_copy()?;
         self.made_anew()
+    }
+
+    /// The directory of a copy that is being made, with what an earlier attempt has left in it.
+    pub fn begin_copy(&self) -> Result<PathBuf, Error> {
+        let path = self.root.join(COPY);
+        fs::create_dir_all(&path).map_err(Error::io("create", &path))?;
+        Ok(path)
+    }
+
+    /// The copy is an index from now on, but not in use yet; returns its directory.
+    pub fn end_copy(&self) -> Result<PathBuf, Error> {
+        let path = self.begin()?;
+        // In place of the empty directory.
+        fs::rename(self.root.join(COPY), &path).map_err(Error::io("rename", self.root.join(COPY)))?;
+        Ok(path)
+    }
+
+    /// Removes what was copied so far.
+    pub fn drop_copy(&self) -> Result<(), Error> {
+        let path = self.root.join(COPY);
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+            _ => Ok(()),
+        }
     }
 
     /// A new, empty directory for an index that is not in use yet.

@@ -122,6 +122,7 @@ impl LeafNode {
             apply_slots: Arc::new(Semaphore::new(config.apply_threads.max(1))),
             growing: Arc::new(Semaphore::new(1)),
             writer_slots: WriterSlots::new(config.writers_max),
+            copy_slots: Semaphore::new(config.copy.replicas_at_once.max(1)),
             check_slots: Semaphore::new(CHECKS_AT_OPENING_MAX),
             background_check_slot: Semaphore::new(1),
             opening_rate: Rate::new(config.copy.bytes_per_second),

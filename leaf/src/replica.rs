@@ -10,11 +10,13 @@ pub mod open;
 pub mod outcome_files;
 pub mod outcomes;
 mod poison;
+pub mod recovery;
 mod room;
 pub mod slots;
 pub mod tail;
 pub mod trust;
 pub mod verify;
+pub mod warm;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -111,6 +113,12 @@ pub struct Replica {
     skips: Arc<Skips>,
     /// The operation that it waits before.
     poison: Mutex<Option<Poison>>,
+    /// How it came to serve, or is coming to.
+    recovery: recovery::Recovery,
+    /// Queries that it answered lately.
+    pub(crate) recent: warm::Recent,
+    /// Since when it has not served because it failed.
+    failing_since: Mutex<Option<Instant>>,
     /// Told of every change of the phase.
     changed: Arc<Notify>,
 }
@@ -151,6 +159,9 @@ impl Replica {
             poison: Mutex::default(),
             needs_from: AtomicU64::new(u64::MAX),
             head: SeenHead::default(),
+            recovery: recovery::Recovery::default(),
+            recent: warm::Recent::default(),
+            failing_since: Mutex::default(),
             changed,
         }
     }
@@ -361,6 +372,8 @@ impl Replica {
             copy_bytes: self.copying.bytes.load(Ordering::Relaxed),
             copied_bytes: self.copying.copied.load(Ordering::Relaxed),
             copy_generation: self.copying.generation().map(Into::into),
+            failing_ms: self.failing_since.lock().map_or(0, |since| since.elapsed().as_millis().max(1) as u64),
+            recovery: Some(self.recovery()),
             poison: poison.as_ref().map(|(at, _)| (*at).into()),
             poison_reason: poison.map(|(_, reason)| reason).unwrap_or_default(),
         }
@@ -452,12 +465,18 @@ impl Replica {
             }
             ready
         });
+        if began {
+            *self.failing_since.lock() = None;
+        }
         self.changed.notify_one();
         began
     }
 
     fn set_phase(&self, phase: Phase, reason: impl Into<Arc<str>>) {
         let reason = reason.into();
+        if phase == Phase::Failed {
+            self.failing_since.lock().get_or_insert_with(Instant::now);
+        }
         self.progress.send_if_modified(|progress| {
             let changed = !self.has_left() && (progress.phase != phase || progress.reason != reason);
             if changed {

@@ -8,10 +8,11 @@ use std::{
     },
 };
 
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::harness::{Client, Cluster};
+use crate::harness::{Client, Cluster, wait_until};
 
 /// How many samples there are.
 pub const DOCUMENTS: u64 = 4_000;
@@ -35,6 +36,26 @@ pub async fn load_samples(client: &Client, shards: u32, replicas: u32) {
     }
     let found = client.search("catches", json!({"track_total_hits": true})).await;
     assert_eq!(found["hits"]["total"]["value"], DOCUMENTS, "{found}");
+}
+
+/// Documents of an index whose log has been trimmed.
+pub const TRIMMED: u64 = 12_000;
+
+/// One shard with two replicas, and so many documents that its log does not reach back any more.
+pub async fn load_until_trimmed(client: &Client) {
+    let mappings = json!({"properties": {"n": {"type": "long"}, "text": {"type": "text"}}});
+    client.create_index("catches", 1, 1, mappings).await;
+    let mut random = StdRng::seed_from_u64(4);
+    let mut text = || (0..30).map(|_| format!("{:x}", random.random::<u32>())).collect::<Vec<_>>().join(" ");
+    let documents: Vec<_> = (0..TRIMMED).map(|n| (format!("d{n}"), json!({"n": n, "text": text()}))).collect();
+    for documents in documents.chunks(1_000) {
+        client.bulk_index("catches", documents, true).await;
+    }
+    let trimmed = async || {
+        let logs = client.get("/_trawl/cluster").await.body["logs"].clone();
+        logs[0]["operations"].as_u64().is_some_and(|operations| operations < TRIMMED)
+    };
+    wait_until("the log is trimmed", trimmed).await;
 }
 
 /// Searches that read every part of an index.

@@ -2,6 +2,7 @@
 //! nothing wrong and nothing failed is ever answered, and the replica is rebuilt.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod copies;
 mod damage;
 #[path = "../harness/mod.rs"]
 mod harness;
@@ -16,7 +17,7 @@ use std::{
 
 use damage::{damage, files, index_dir};
 use harness::{Cluster, wait_until};
-use load::{DOCUMENTS, Load, load_samples, replicas};
+use load::{DOCUMENTS, Load, TRIMMED, load_samples, load_until_trimmed, replicas};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -121,16 +122,7 @@ async fn the_only_replica_comes_back_from_a_log_that_reaches_back() {
 async fn the_only_replica_of_a_trimmed_log_says_why_it_cannot_serve_and_waits_for_another() {
     let cluster = Cluster::start_set(1, 2, &[("TRAWL_REPLACE_AFTER", "1h")]).await;
     let client = &cluster.client;
-    client.create_index("catches", 1, 1, json!({"properties": {"n": {"type": "long"}}})).await;
-    let numbers: Vec<_> = (0..12_000).map(|n| (format!("d{n}"), json!({"n": n}))).collect();
-    for numbers in numbers.chunks(1_000) {
-        client.bulk_index("catches", numbers, true).await;
-    }
-    let trimmed = async || {
-        let logs = client.get("/_trawl/cluster").await.body["logs"].clone();
-        logs[0]["operations"].as_u64().is_some_and(|operations| operations < 12_000)
-    };
-    wait_until("the log is trimmed", trimmed).await;
+    load_until_trimmed(client).await;
     cluster.signal("leaf-1", Signal::SIGSTOP);
     let damaged = damage(&index_dir(&cluster.process("leaf-0").data_dir.unwrap(), 0).unwrap(), "fast");
     let name = damaged.file_name().unwrap().to_str().unwrap().to_owned();
@@ -151,5 +143,5 @@ async fn the_only_replica_of_a_trimmed_log_says_why_it_cannot_serve_and_waits_fo
     cluster.green().await;
     assert!(!damaged.exists());
     let found = client.search("catches", json!({"track_total_hits": true})).await;
-    assert_eq!(found["hits"]["total"]["value"], 12_000, "{found}");
+    assert_eq!(found["hits"]["total"]["value"], TRIMMED, "{found}");
 }

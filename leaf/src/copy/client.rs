@@ -1,6 +1,7 @@
 //! The target's side: fetches a copy from another leaf and puts it in use.
 
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use trawl_proto::v1::leaf_client::LeafClient;
 use trawl_proto::{Generation, Incarnation, NodeName, Seq, ShardKey, v1};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{CopyConfig, is_plain};
+use super::{CopyConfig, end_of, is_plain};
 use crate::error::Error;
 use crate::index::{META, PAYLOAD_VERSION, ReplicaDir, ShardIndex};
 use crate::replica::outcome_files;
@@ -48,6 +49,12 @@ pub struct Progress {
     pub bytes: AtomicU64,
     /// Bytes that are here.
     pub copied: AtomicU64,
+    /// Those of them that were there from an earlier copy.
+    pub reused: AtomicU64,
+    /// Files to copy.
+    pub files: AtomicU64,
+    /// Files that are here.
+    pub files_done: AtomicU64,
     /// Where the replica stands in the log once it is copied; the log is needed from there.
     generation: Mutex<Option<Generation>>,
 }
@@ -65,22 +72,30 @@ impl Progress {
 
     /// Nothing is copied any more.
     pub fn end(&self) {
-        self.bytes.store(0, Ordering::Relaxed);
-        self.copied.store(0, Ordering::Relaxed);
+        self.begin(0, 0);
     }
 
-    fn begin(&self, bytes: u64) {
-        self.copied.store(0, Ordering::Relaxed);
+    fn begin(&self, files: usize, bytes: u64) {
+        for counter in [&self.copied, &self.reused, &self.files_done] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        self.files.store(files as u64, Ordering::Relaxed);
         self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    fn reuse(&self, files: usize, bytes: u64) {
+        self.files_done.fetch_add(files as u64, Ordering::Relaxed);
+        self.reused.fetch_add(bytes, Ordering::Relaxed);
+        self.copied.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
-/// Makes a replica from another leaf's: returns what it then holds.
+/// Makes a replica from another leaf's; returns queries that the source answered lately.
 ///
 /// 1. The source takes a copy and lists its files.
-/// 2. They are fetched into a new directory, several at a time, `meta.json` last.
+/// 2. Those that are not here from an earlier attempt are fetched, several at a time, `meta.json` last.
 /// 3. Every file is checked against its checksum, and made durable.
-/// 4. The new directory is put in use in place of the old one.
+/// 4. The copy is put in use in place of the old index.
 ///
 /// Whatever fails, what was in use before still is. Cancel safe in the same sense.
 ///
@@ -93,7 +108,7 @@ pub async fn recover(
     shard: &ShardKey,
     dir: &ReplicaDir,
     progress: &Arc<Progress>,
-) -> Result<Generation, Error> {
+) -> Result<Vec<v1::SearchRequest>, Error> {
     let failed = |reason: String| Error::Copy { leaf: source.leaf.to_string(), reason };
     let endpoint = Endpoint::from_shared(format!("http://{}", source.grpc))
         .map_err(|error| failed(format!("bad address: {error}")))?
@@ -107,21 +122,18 @@ pub async fn recover(
     request.set_timeout(CALL_TIMEOUT);
     let manifest = client.copy_manifest(request).await.map_err(|status| failed(reason_of(&status)))?.into_inner();
     if let Some(failure) = manifest.failure {
-        return Err(failed(failure.reason));
+        return Err(match failure.kind() {
+            v1::failure::Kind::Rejected => Error::Busy(source.leaf.to_string()),
+            _ => failed(failure.reason),
+        });
     }
     check(&manifest).map_err(&failed)?;
     progress.hold(manifest.generation.map(Into::into));
-    progress.begin(manifest.files.iter().map(|file| file.bytes).sum());
+    progress.begin(manifest.files.len(), manifest.files.iter().map(|file| file.bytes).sum());
     let copying = Copying { client: client.clone(), config, copy_id: manifest.copy_id.clone(), progress };
-    let made = match copying.fetch(&manifest.files, dir).await {
-        Ok(path) => {
-            let dir = dir.clone();
-            blocking(move || publish(&dir, &path)).await.map_err(Failed::Here)
-        }
-        Err(failed) => Err(failed),
-    };
+    let made = copying.make(&manifest.files, dir).await;
     let damaged = match &made {
-        Ok(Err(damaged)) => damaged.clone(),
+        Ok(Err(Damaged { fetched, .. })) => fetched.clone(),
         Err(Failed::Unreadable(file, _)) => vec![file.clone()],
         _ => Vec::new(),
     };
@@ -132,12 +144,15 @@ pub async fn recover(
     }
     let generation = match made {
         Ok(Ok(generation)) => generation,
-        Ok(Err(damaged)) => return Err(failed(format!("files do not match their checksums: {}", damaged.join(", ")))),
+        Ok(Err(Damaged { all, .. })) => {
+            return Err(failed(format!("files do not match their checksums: {}", all.join(", "))));
+        }
         Err(Failed::Source(reason) | Failed::Unreadable(_, reason)) => return Err(failed(reason)),
         Err(Failed::Here(error)) => return Err(error),
     };
-    tracing::info!(%shard, source = %source.leaf, %generation, "replica was copied");
-    Ok(generation)
+    let reused = progress.reused.load(Ordering::Relaxed);
+    tracing::info!(%shard, source = %source.leaf, %generation, reused, "replica was copied");
+    Ok(manifest.queries)
 }
 
 fn check(manifest: &v1::CopyManifestResponse) -> Result<(), String> {
@@ -153,18 +168,57 @@ fn check(manifest: &v1::CopyManifestResponse) -> Result<(), String> {
     }
 }
 
-/// Checks the whole index and puts it in use; names of damaged files else.
-fn publish(dir: &ReplicaDir, path: &Path) -> Result<Result<Generation, Vec<String>>, Error> {
+/// Files of a copy that do not match their checksums.
+struct Damaged {
+    all: Vec<String>,
+    /// Those that were fetched as a whole just now, so that the source's are damaged.
+    fetched: Vec<String>,
+}
+
+/// Checks the whole index and puts it in use; what is damaged is removed, so that it is fetched anew.
+fn publish(dir: &ReplicaDir, path: &Path, fetched: &BTreeSet<String>) -> Result<Result<Generation, Damaged>, Error> {
     let payload = ShardIndex::payload(path)?;
-    let damaged = check_copy(path, dir)?;
-    if !damaged.is_empty() {
-        return Ok(Err(damaged));
+    let (checked, all) = check_copy(path)?;
+    if !all.is_empty() {
+        for name in &all {
+            let file = path.join(name);
+            std::fs::remove_file(&file).map_err(Error::io("remove", &file))?;
+        }
+        let fetched = all.iter().filter(|name| fetched.contains(*name)).cloned().collect();
+        return Ok(Err(Damaged { all, fetched }));
     }
     std::fs::File::open(path).and_then(|dir| dir.sync_all()).map_err(Error::io("sync", path))?;
     outcome_files::adopt(dir.path(), path)?;
-    dir.publish(path)?;
+    let path = dir.end_copy()?;
+    checked.of_index(&path).save(dir)?;
+    dir.publish(&path)?;
     dir.made_anew()?;
     Ok(Ok(Generation { incarnation: Incarnation(payload.incarnation), seq: Seq(payload.seq) }))
+}
+
+/// What a file is called until all of it is here.
+fn part_name(info: &v1::CopyFileInfo) -> String {
+    format!("{}.part-{:x}", info.name, info.end)
+}
+
+/// Removes what is of no use for this copy; returns the names of the files that are here already, as a whole.
+fn sweep(dir: &Path, files: &[v1::CopyFileInfo]) -> Result<BTreeSet<String>, Error> {
+    let lasting = || files.iter().filter(|info| info.end != 0);
+    let whole: BTreeMap<&str, &v1::CopyFileInfo> = lasting().map(|info| (info.name.as_str(), info)).collect();
+    let parts: BTreeSet<String> = lasting().map(part_name).collect();
+    let mut here = BTreeSet::new();
+    for entry in std::fs::read_dir(dir).map_err(Error::io("list", dir))? {
+        let entry = entry.map_err(Error::io("list", dir))?;
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        let bytes = entry.metadata().map_or(0, |metadata| metadata.len());
+        let is_same = |info: &&v1::CopyFileInfo| bytes == info.bytes && end_of(&path).is_ok_and(|end| end == info.end);
+        if whole.get(name.as_str()).is_some_and(is_same) {
+            here.insert(name);
+        } else if !parts.contains(&name) {
+            std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        }
+    }
+    Ok(here)
 }
 
 enum Failed {
@@ -184,24 +238,43 @@ struct Copying<'a> {
 }
 
 impl Copying<'_> {
-    async fn fetch(&self, files: &[v1::CopyFileInfo], dir: &ReplicaDir) -> Result<PathBuf, Failed> {
-        let begun = dir.clone();
-        let path = blocking(move || begun.begin()).await.map_err(Failed::Here)?;
-        let (last, others): (Vec<_>, Vec<_>) = files.iter().partition(|file| file.name == META);
-        let others: Vec<_> = others.into_iter().map(|file| self.file(file, &path).boxed()).collect();
-        stream::iter(others).buffer_unordered(self.config.files_at_once.max(1)).try_collect::<()>().await?;
-        for file in last {
-            self.file(file, &path).await?;
+    /// Fetches everything that is not here, checks it, and puts it in use.
+    async fn make(&self, files: &[v1::CopyFileInfo], dir: &ReplicaDir) -> Result<Result<Generation, Damaged>, Failed> {
+        let (own_dir, own_files) = (dir.clone(), files.to_vec());
+        let begin = move || {
+            let path = own_dir.begin_copy()?;
+            let here = sweep(&path, &own_files)?;
+            Ok((path, here))
+        };
+        let (path, here) = blocking(begin).await.map_err(Failed::Here)?;
+        let whole: u64 = files.iter().filter(|info| here.contains(&info.name)).map(|info| info.bytes).sum();
+        self.progress.reuse(here.len(), whole);
+        let (last, others): (Vec<_>, Vec<_>) =
+            files.iter().filter(|info| !here.contains(&info.name)).partition(|info| info.name == META);
+        let others: Vec<_> = others.into_iter().map(|info| self.file(info, &path).boxed()).collect();
+        let fetching = stream::iter(others).buffer_unordered(self.config.files_at_once.max(1));
+        let fetched: Vec<Option<String>> = fetching.try_collect().await?;
+        for info in last {
+            self.file(info, &path).await?;
         }
-        Ok(path)
+        let (dir, fetched) = (dir.clone(), fetched.into_iter().flatten().collect());
+        blocking(move || publish(&dir, &path, &fetched)).await.map_err(Failed::Here)
     }
 
-    /// One file, in as many attempts as it takes while each brings something.
-    async fn file(&self, info: &v1::CopyFileInfo, dir: &Path) -> Result<(), Failed> {
-        let path = dir.join(&info.name);
-        let here = |error| Failed::Here(Error::io("write", &path)(error));
-        let mut file = File::create_new(&path).await.map_err(here)?;
-        let mut written = 0;
+    /// One file, in as many attempts as it takes while each brings something. Goes on where an earlier copy ended;
+    /// returns its name if there was none.
+    async fn file(&self, info: &v1::CopyFileInfo, dir: &Path) -> Result<Option<String>, Failed> {
+        let (part, whole) = (dir.join(part_name(info)), dir.join(&info.name));
+        let here = |error| Failed::Here(Error::io("write", &part)(error));
+        let mut file = File::options().append(true).create(true).open(&part).await.map_err(here)?;
+        let mut written = file.metadata().await.map_err(here)?.len();
+        // What may change does not go on, and what is too long is not a part.
+        if info.end == 0 || written > info.bytes {
+            file.set_len(0).await.map_err(here)?;
+            written = 0;
+        }
+        let is_new = written == 0;
+        self.progress.reuse(0, written);
         let mut attempts = 0;
         while written < info.bytes {
             let before = written;
@@ -220,7 +293,10 @@ impl Copying<'_> {
                 }
             }
         }
-        file.sync_all().await.map_err(here)
+        file.sync_all().await.map_err(here)?;
+        tokio::fs::rename(&part, &whole).await.map_err(here)?;
+        self.progress.files_done.fetch_add(1, Ordering::Relaxed);
+        Ok(is_new.then(|| info.name.clone()))
     }
 
     async fn attempt(&self, info: &v1::CopyFileInfo, file: &mut File, written: &mut u64) -> Result<(), Attempt> {

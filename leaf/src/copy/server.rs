@@ -27,7 +27,7 @@ use trawl_proto::{Generation, Incarnation, Seq, ShardKey, failure, v1};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::rate::Rate;
-use super::{CopyConfig, is_plain};
+use super::{CopyConfig, end_of, is_plain};
 use crate::error::Error;
 use crate::index::{META, ReplicaDir, decode_payload};
 use crate::replica::outcome_files;
@@ -46,8 +46,8 @@ pub struct Copies {
 struct Copy {
     shard: ShardKey,
     dir: PathBuf,
-    /// Names and sizes.
-    files: BTreeMap<String, u64>,
+    /// Names, sizes, and what the files end with.
+    files: BTreeMap<String, (u64, u64)>,
     used_at: Mutex<Instant>,
 }
 
@@ -109,10 +109,15 @@ impl Copies {
         match blocking(move || take(own_shard, &replica, dir)).await {
             Ok((copy, payload)) => {
                 let generation = Generation { incarnation: Incarnation(payload.incarnation), seq: Seq(payload.seq) };
-                let bytes: u64 = copy.files.values().sum();
+                let bytes: u64 = copy.files.values().map(|(bytes, _)| bytes).sum();
                 tracing::info!(%shard, copier, copy = id, %generation, files = copy.files.len(), bytes, "a copy was taken");
                 let files = copy.files.iter();
-                let files = files.map(|(name, bytes)| v1::CopyFileInfo { name: name.clone(), bytes: *bytes }).collect();
+                let file = |(name, (bytes, end)): (&String, &(u64, u64))| v1::CopyFileInfo {
+                    name: name.clone(),
+                    bytes: *bytes,
+                    end: *end,
+                };
+                let files = files.map(file).collect();
                 self.open.lock().insert(id.clone(), Arc::new(copy));
                 v1::CopyManifestResponse {
                     failure: None,
@@ -120,6 +125,7 @@ impl Copies {
                     generation: Some(generation.into()),
                     payload_version: payload.version,
                     files,
+                    ..v1::CopyManifestResponse::default()
                 }
             }
             Err(error) => refused(Kind::Unavailable, format!("the copy cannot be taken: {}", error.reason())),
@@ -136,7 +142,7 @@ impl Copies {
     ) -> Result<BoxStream<'static, Result<v1::CopyChunk, Status>>, Status> {
         let copy = self.open.lock().get(&request.copy_id).cloned();
         let copy = copy.ok_or_else(|| Status::not_found("the copy has ended"))?;
-        let bytes = copy.files.get(&request.name).copied();
+        let bytes = copy.files.get(&request.name).map(|(bytes, _)| *bytes);
         let bytes = bytes.ok_or_else(|| Status::not_found(format!("the copy has no file {:?}", request.name)))?;
         if request.offset > bytes {
             return Err(Status::invalid_argument(format!("{} has only {bytes} bytes", request.name)));
@@ -228,7 +234,8 @@ fn take(shard: ShardKey, replica: &ReplicaDir, dir: PathBuf) -> Result<(Copy, v1
             // A file system without links.
             fs::copy(&from, &to).map_err(Error::io("copy", &from))?;
         }
-        copy.files.insert(name, bytes_of(&to)?);
+        let end = end_of(&to).map_err(Error::io("read", &to))?;
+        copy.files.insert(name, (bytes_of(&to)?, end));
     }
     drop(lock);
     let managed: Vec<&str> = copy.files.keys().map(String::as_str).chain([META]).collect();
@@ -236,12 +243,12 @@ fn take(shard: ShardKey, replica: &ReplicaDir, dir: PathBuf) -> Result<(Copy, v1
     for (name, content) in [(META, meta), (MANAGED, managed)] {
         let path = copy.dir.join(name);
         fs::write(&path, &content).map_err(Error::io("write", &path))?;
-        copy.files.insert(name.to_owned(), content.len() as u64);
+        copy.files.insert(name.to_owned(), (content.len() as u64, 0));
     }
     // Those of the commit were made durable before it, so they are all there.
     for name in outcome_files::take(replica.path(), &copy.dir)? {
         let bytes = bytes_of(&copy.dir.join(&name))?;
-        copy.files.insert(name, bytes);
+        copy.files.insert(name, (bytes, 0));
     }
     Ok((copy, payload))
 }

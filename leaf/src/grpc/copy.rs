@@ -41,7 +41,8 @@ pub async fn manifest(service: &Service, request: v1::CopyManifestRequest) -> v1
         return refused(failure(Kind::Unavailable, reason));
     }
     let dir = service.data_dir.replica(replica.shard());
-    service.copies.manifest(replica.shard(), dir, &request.leaf).await
+    let manifest = service.copies.manifest(replica.shard(), dir, &request.leaf).await;
+    v1::CopyManifestResponse { queries: replica.recent.list(), ..manifest }
 }
 
 /// Lets go of a copy. What was damaged in it is damaged here.

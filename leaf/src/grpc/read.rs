@@ -53,10 +53,10 @@ async fn search_one(
     let watched = query_log::watch(log, request, search, wanted.shard, replica.as_deref());
     let result = async {
         let (replica, searcher) = searcher(service, &key, wanted.at_least_seq, cancel.deadline()).await?;
-        let (request, own_searcher, own_cancel) = (request.clone(), searcher.clone(), cancel.clone());
+        let (own_request, own_searcher, own_cancel) = (request.clone(), searcher.clone(), cancel.clone());
         let ran = service.pool.run(cancel, move || {
-            let search = &request.indices[index];
-            search_shard(&own_searcher, &request, search, &search.shards[shard], &own_cancel)
+            let search = &own_request.indices[index];
+            search_shard(&own_searcher, &own_request, search, &search.shards[shard], &own_cancel)
         });
         let ran = vouched(service, &replica, searcher.id, ran.await)?;
         let mut result = ran.value;
@@ -65,6 +65,7 @@ async fn search_one(
         }
         result.queue_us = u64::try_from(ran.queued.as_micros()).unwrap_or(u64::MAX);
         if !result.hits.is_empty() {
+            replica.recent.note(request, index);
             service.pins.pin(&searcher);
         }
         Ok(result)

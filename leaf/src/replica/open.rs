@@ -28,6 +28,8 @@ use crate::error::Error;
 
 /// A pause before asking an unreachable engine again.
 const ENGINE_PAUSE: Duration = Duration::from_millis(200);
+/// A pause before leaves that give as many copies as they may are asked again.
+const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
 impl Tail {
     /// Opens the index and publishes a first searcher; returns when the log continues it.
@@ -35,6 +37,9 @@ impl Tail {
     /// # Errors
     /// Those of [`Error::is_damage`] when the replica has to be made anew.
     pub(super) async fn open(&self) -> Result<Opened<'_>, Error> {
+        if self.replica.progress.borrow().phase != Phase::Serving {
+            self.replica.recovery.begin();
+        }
         let dir = self.dir.clone();
         let is_new = blocking(move || match dir.anew()? {
             Some(reason) => Err(Error::Anew(reason)),
@@ -76,11 +81,15 @@ impl Tail {
         // From here on what is committed holds the log.
         self.replica.copying.hold(None);
         let (core, target) = self.settle(core).await?;
+        // What was copied before it turned out that this goes on is of no use.
+        let dir = self.dir.clone();
+        blocking(move || dir.drop_copy()).await?;
         self.replica.set_whole();
         self.replica.suspect.store(false, Ordering::Relaxed);
         // A replica whose index was made again goes on serving what it served before.
         if self.replica.progress.borrow().phase != Phase::Serving {
             self.replica.set_phase(Phase::Recovering, "catching up with the log");
+            self.replica.recovery.catches_up(core.applied().seq, target);
         }
         Ok(Opened::new(self, core, target))
     }
@@ -173,25 +182,10 @@ impl Tail {
             (progress.applied, progress.committed) = (Generation::default(), Generation::default());
             progress.chain = 0;
         });
-        let sources = self.sources();
-        let mut failed = None;
-        for source in &sources {
-            self.replica.set_phase(Phase::Recovering, format!("is copied from leaf {}: {reason}", source.leaf));
-            let config = &self.shared.config;
-            let own = (&config.name, Caller(config.speaks.protocol));
-            let copied = client::recover(&config.copy, own, source, shard, &self.dir, &self.replica.copying).await;
-            self.replica.copying.end();
-            match copied {
-                Ok(_) => return Ok(()),
-                Err(error) => {
-                    self.replica.copying.hold(None);
-                    tracing::warn!(%shard, source = %source.leaf, reason = error.reason(), "cannot copy the replica");
-                    failed = Some(error);
-                }
-            }
-        }
-        if let Some(error) = failed {
-            return Err(error);
+        if !self.sources().is_empty() {
+            self.replica.set_phase(Phase::Recovering, format!("waits for its turn to be copied: {reason}"));
+            let _slot = self.shared.copy_slots.acquire().await;
+            return self.copy(&reason).await;
         }
         if self.head(None).await?.trimmed == Seq(0) {
             tracing::warn!(%shard, "no other leaf serves the shard: the replica begins anew from the start of its log");
@@ -199,6 +193,38 @@ impl Tail {
             return blocking(move || dir.reset()).await;
         }
         Err(Error::Anew(format!("{reason}; no other leaf serves this shard, so there is nothing to make it from")))
+    }
+
+    /// Copies the replica from one of the leaves that serve it; waits while all that could give a copy are busy.
+    async fn copy(&self, reason: &str) -> Result<(), Error> {
+        let (shard, config) = (self.replica.shard(), &self.shared.config);
+        loop {
+            let mut failed = Error::Anew(format!("{reason}; no other leaf serves this shard any more"));
+            for source in &self.sources() {
+                self.replica.set_phase(Phase::Recovering, format!("is copied from leaf {}: {reason}", source.leaf));
+                self.replica.recovery.copies(&source.leaf);
+                let own = (&config.name, Caller(config.speaks.protocol));
+                let copied = client::recover(&config.copy, own, source, shard, &self.dir, &self.replica.copying).await;
+                self.replica.recovery.copied(&self.replica.copying);
+                self.replica.copying.end();
+                match copied {
+                    Ok(queries) => {
+                        self.replica.recent.adopt(queries);
+                        return Ok(());
+                    }
+                    Err(error) => {
+                        self.replica.copying.hold(None);
+                        tracing::warn!(%shard, source = %source.leaf, reason = error.reason(), "cannot copy the replica");
+                        failed = error;
+                    }
+                }
+            }
+            if !matches!(failed, Error::Busy(_)) {
+                return Err(failed);
+            }
+            self.replica.set_phase(Phase::Recovering, format!("waits to be copied, {failed}: {reason}"));
+            tokio::time::sleep(BUSY_PAUSE).await;
+        }
     }
 
     /// Waits before the next attempt: at most so long, less when a leaf comes to serve that did not.

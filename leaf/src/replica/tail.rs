@@ -57,6 +57,8 @@ pub struct Shared {
     pub growing: Arc<Semaphore>,
     /// Bounds the index writers.
     pub writer_slots: WriterSlots,
+    /// Bounds the replicas that are copied from other leaves.
+    pub copy_slots: Semaphore,
     /// Bounds the replicas whose files are checked before they serve.
     pub check_slots: Semaphore,
     /// Held by the replica whose files are checked while it serves.
@@ -205,6 +207,8 @@ pub(super) struct Opened<'a> {
     /// Growing failed: not again before this.
     pub(super) grow_after: Option<Instant>,
     slot: Option<WriterSlot>,
+    /// Whether it was warmed up.
+    warm: bool,
     /// Serving begins when this is searchable.
     target: Seq,
     pending_since: Option<Instant>,
@@ -222,6 +226,7 @@ impl<'a> Opened<'a> {
             growing: None,
             grow_after: None,
             slot: None,
+            warm: false,
             target,
             pending_since: None,
             idle_since,

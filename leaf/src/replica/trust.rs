@@ -64,7 +64,7 @@ pub struct Trust {
 
 /// Files of one index directory that were found good.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Checked {
+pub(crate) struct Checked {
     format: u32,
     /// The machine's boot.
     boot: String,
@@ -117,8 +117,13 @@ impl Checked {
         noted.filter(is_of_this).unwrap_or(fresh)
     }
 
+    /// The same for an index that was moved to another directory.
+    pub(crate) fn of_index(self, index: &Path) -> Self {
+        Self { files: self.files, ..Self::of(index) }
+    }
+
     /// Notes it beside the index.
-    pub(super) fn save(&self, dir: &ReplicaDir) -> Result<(), Error> {
+    pub(crate) fn save(&self, dir: &ReplicaDir) -> Result<(), Error> {
         let text = serde_json::to_string(self).map_err(|error| Error::Unreadable(error.to_string()))?;
         dir.set_checked(&text)
     }

@@ -69,6 +69,7 @@ impl Tail {
         if trust.was_opened() || is_served || is_off {
             return Ok(());
         }
+        self.replica.set_phase(Phase::Recovering, "checks its files");
         let checked = async {
             let _slot = self.shared.check_slots.acquire().await;
             self.check(Scope::NotSince(config.interval), Pace::Fitting).await
@@ -168,8 +169,7 @@ impl Tail {
             let due: Vec<_> = files.into_iter().filter(|(name, stamp)| is_due(name, stamp)).collect();
             let all: u64 = due.iter().map(|(_, stamp)| stamp.bytes).sum();
             for (name, stamp) in due {
-                self.says_how_far(findings.bytes, all);
-                if let Some(reason) = self.check_file(&path.join(&name), pace, &mut findings.bytes).await? {
+                if let Some(reason) = self.check_file(&path.join(&name), pace, &mut findings.bytes, all).await? {
                     trust.checked.lock().forget(&name);
                     findings.damaged = Some(format!("file {name} is damaged: {reason}"));
                     return Ok(findings);
@@ -202,15 +202,8 @@ impl Tail {
         Ok(())
     }
 
-    fn says_how_far(&self, bytes: u64, all: u64) {
-        if self.replica.progress.borrow().phase == Phase::Recovering && all > 0 {
-            let percent = bytes.saturating_mul(100) / all;
-            self.replica.set_phase(Phase::Recovering, format!("checks its files, {percent} % of {all} bytes"));
-        }
-    }
-
     /// What is wrong with a file, if anything is.
-    async fn check_file(&self, path: &Path, pace: Pace, bytes: &mut u64) -> Result<Option<String>, Error> {
+    async fn check_file(&self, path: &Path, pace: Pace, bytes: &mut u64, all: u64) -> Result<Option<String>, Error> {
         let own_path = path.to_owned();
         let mut next = blocking(move || Ok(Checking::begin(&own_path).map(|checking| (checking, 0)))).await?;
         loop {
@@ -222,6 +215,7 @@ impl Tail {
                 Err(error) => return Err(Error::io("read", path)(error)),
             };
             *bytes += read;
+            self.replica.recovery.checks(*bytes, all);
             if checking.is_done() {
                 let is_good = checking.is_good();
                 return Ok((!is_good).then(|| "it does not match its checksum".to_owned()));
@@ -253,8 +247,8 @@ fn list(dir: &ReplicaDir) -> Result<Option<Listed>, Error> {
     Ok(Some((path, files)))
 }
 
-/// What was found good of a copy that was just made, to be noted once it is in use; names of damaged files else.
-pub(crate) fn check_copy(path: &Path, dir: &ReplicaDir) -> Result<Vec<String>, Error> {
+/// What was found good of a copy that was just made, and the names of damaged files.
+pub(crate) fn check_copy(path: &Path) -> Result<(Checked, Vec<String>), Error> {
     let mut checked = Checked::of(path);
     let mut damaged = Vec::new();
     for name in Index::open_in_dir(path)?.load_metas()?.list_segment_files() {
@@ -272,10 +266,7 @@ pub(crate) fn check_copy(path: &Path, dir: &ReplicaDir) -> Result<Vec<String>, E
             Ok(None) | Err(_) => damaged.push(name),
         }
     }
-    if damaged.is_empty() {
-        checked.save(dir)?;
-    }
-    Ok(damaged)
+    Ok((checked, damaged))
 }
 
 async fn sleep(pause: Option<Duration>) {

@@ -1,5 +1,6 @@
 //! `_cat`: tables for people, and the same as JSON.
 
+mod recovery;
 mod table;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -16,6 +17,7 @@ use super::{
     search_body::now_ms,
 };
 use crate::request::{ClusterStatus, IndexView, Lowered, ReplicaInfo, ReplicaState};
+pub(crate) use recovery::recovery;
 use table::{Cell, Column, Table};
 
 /// Parameters of all tables.
@@ -254,61 +256,6 @@ pub(crate) async fn master(call: Call) -> Result<Answer, ApiError> {
             Cell::text(leader.name.as_str()),
             Cell::number(leader.epoch),
             Cell::text(&trawl_data::date::format_date(i64::try_from(leader.since_ms).unwrap_or_default())),
-        ]);
-    }
-    table.answer(&call.params, &call.headers)
-}
-
-const RECOVERY: &[Column] = &[
-    Column::left("index", &["i", "idx"]),
-    Column::right("shard", &["s", "sh"]),
-    Column::left("type", &["ty"]),
-    Column::left("stage", &["st"]),
-    Column::left("target_node", &["tnode"]),
-    Column::right("bytes", &["b"]),
-    Column::right("bytes_recovered", &["br"]),
-    Column::right("bytes_percent", &["bp"]),
-    Column::right("translog_ops", &["to"]),
-    Column::right("translog_ops_recovered", &["tor"]),
-    Column::left("reason", &[]),
-];
-
-/// `GET /_cat/recovery`, `/_cat/recovery/{index}`: replicas on their way to serving, and how far they are
-/// (`index`: copying files, `translog`: catching up with the log, `stuck`: it says why). With `active_only=false`,
-/// which is the default, those that serve are shown as `done`.
-pub(crate) async fn recovery(call: Call) -> Result<Answer, ApiError> {
-    let names = call.indices()?;
-    let active_only = call.params.flag("active_only")?.unwrap_or(false);
-    let status = call.root().status().await?;
-    let mut table = Table::new(RECOVERY);
-    for replica in status.replicas.iter().filter(|replica| names.contains(&replica.index)) {
-        let (Some(leaf), Some(reported)) = (&replica.leaf, &replica.status) else { continue };
-        let copies = reported.copy_bytes > 0;
-        let stage = match replica.state {
-            ReplicaState::Serving => "done",
-            ReplicaState::Failed => "stuck",
-            _ if copies => "index",
-            _ => "translog",
-        };
-        if active_only && stage == "done" {
-            continue;
-        }
-        let percent = match reported.copy_bytes {
-            0 => "100.0%".to_owned(),
-            all => format!("{:.1}%", reported.copied_bytes as f64 * 100.0 / all as f64),
-        };
-        table.rows.push(vec![
-            Cell::text(&replica.index),
-            Cell::number(replica.shard.into()),
-            Cell::text(if copies { "peer" } else { "existing_store" }),
-            Cell::text(stage),
-            Cell::text(leaf.as_str()),
-            Cell::Bytes(reported.copy_bytes),
-            Cell::Bytes(reported.copied_bytes),
-            Cell::text(&percent),
-            Cell::number(reported.head),
-            Cell::number(reported.applied),
-            Cell::text(&reported.reason),
         ]);
     }
     table.answer(&call.params, &call.headers)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use trawl_cluster::catalog::NodeRecord;
-use trawl_proto::Seq;
+use trawl_proto::{Seq, v1};
 
 use super::{
     call::Call,
@@ -240,14 +240,45 @@ pub(crate) fn trawl_replica(replica: &ReplicaInfo) -> Json {
         ("deleted_documents".to_owned(), status.map(|status| status.deleted_documents).into()),
         ("bytes_on_disk".to_owned(), status.map(|status| status.bytes_on_disk).into()),
     ];
-    if let Some(status) = status.filter(|status| status.copy_bytes > 0) {
-        members.push(("copy_bytes".to_owned(), status.copy_bytes.into()));
-        members.push(("copied_bytes".to_owned(), status.copied_bytes.into()));
+    if let Some(recovery) = status.and_then(|status| status.recovery.as_ref()) {
+        members.push(("recovery".to_owned(), trawl_recovery(replica.state, recovery)));
     }
     if let Some(reason) = status.map(|status| status.reason.as_str()).filter(|reason| !reason.is_empty()) {
         members.push(("reason".to_owned(), reason.into()));
     }
     Json::Object(members)
+}
+
+/// What a replica is at; one that serves is done, whatever else is told.
+pub(super) fn stage(state: ReplicaState, recovery: &v1::Recovery) -> &'static str {
+    use v1::recovery::Stage;
+    match (state, recovery.stage()) {
+        (ReplicaState::Serving, _) => "done",
+        (ReplicaState::Failed, _) => "stuck",
+        (_, Stage::Index) => "index",
+        (_, Stage::Verify) => "verify_index",
+        (_, Stage::Translog) => "translog",
+        // It has not been taken into the serving set yet.
+        (_, Stage::Finalize | Stage::Done) => "finalize",
+        (_, Stage::Init | Stage::Unspecified) => "init",
+    }
+}
+
+fn trawl_recovery(state: ReplicaState, recovery: &v1::Recovery) -> Json {
+    object! {
+        "stage" => stage(state, recovery),
+        "source" => Some(recovery.source.as_str()).filter(|source| !source.is_empty()),
+        "took_ms" => recovery.took_ms,
+        "files" => recovery.files,
+        "files_done" => recovery.files_done,
+        "bytes" => recovery.bytes,
+        "bytes_done" => recovery.bytes_done,
+        "bytes_reused" => recovery.bytes_reused,
+        "check_bytes" => recovery.check_bytes,
+        "checked_bytes" => recovery.checked_bytes,
+        "operations" => recovery.operations,
+        "operations_done" => recovery.operations_done,
+    }
 }
 
 pub(crate) fn trawl_log(log: &LogInfo) -> Json {

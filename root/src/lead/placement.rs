@@ -10,6 +10,8 @@
 //! ```
 //!
 //! Each shard gets as many staying replicas as are wanted, on distinct live leaves, as far as there are.
+//! A replica that has stopped on a live leaf, and not come back by itself within the grace period, is replaced as if
+//! the leaf were lost, where there is something to make another from: one that serves, or a whole log.
 //! A replica goes only when as many others serve as are wanted. What has to be done comes in this order:
 //! shards without any leaf; shards that lack replicas, those with the fewest serving first, because a leaf
 //! is missing for longer than its grace period or is drained; moves that operators wish for; and, only
@@ -90,8 +92,10 @@ pub(super) struct Shard {
     pub leaving: BTreeSet<NodeName>,
     /// Those of them that answer queries, or would if they lived.
     pub serving: BTreeSet<NodeName>,
-    /// Those of them that have stopped: they are not copying.
-    pub stuck: BTreeSet<NodeName>,
+    /// Those of them that have stopped, and for how long they have not served because of that: they are not copying.
+    pub stuck: BTreeMap<NodeName, Duration>,
+    /// Whether a replica can be made from the log, if one is stuck.
+    pub log_is_whole: bool,
     /// Leaves that say they serve it although they do not hold it: they have not heard yet.
     pub lingering: BTreeSet<NodeName>,
     /// Bytes of one replica on disk; `None` where that is not known yet.

@@ -1,15 +1,16 @@
 //! The state of the world as the placement wants it: the view, what the leaves say of their replicas, and
 //! this leader's own clock.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use trawl_cluster::catalog::keys;
+use trawl_cluster::shard_log::Head;
 use trawl_cluster::view::View;
-use trawl_proto::{NodeName, ShardKey, v1};
+use trawl_proto::{NodeName, Seq, ShardKey, v1};
 
 use super::placement::{Leaf, Limits, Shard, World};
 use crate::config::LeadConfig;
@@ -48,8 +49,10 @@ impl Missing {
 pub(super) struct Sizes {
     /// Bytes of the largest replica of each shard.
     bytes: HashMap<ShardKey, u64>,
-    /// Replicas that have stopped.
-    stuck: HashMap<ShardKey, Vec<NodeName>>,
+    /// Replicas that have stopped, and for how long they have not served because of that.
+    stuck: HashMap<ShardKey, BTreeMap<NodeName, Duration>>,
+    /// Of their shards, those whose log reaches back to its start.
+    whole_logs: HashSet<ShardKey>,
     /// Live leaves that have not answered for so long that they count as missing.
     silent: BTreeSet<NodeName>,
 }
@@ -85,7 +88,7 @@ pub(super) async fn watch_sizes(root: &Root, sizes: &Mutex<Sizes>, changed: &Not
             // What nobody says anything of at the moment is as large as before.
             sizes.bytes.retain(|shard, _| view.uids.contains_key(&shard.index_uid));
             sizes.bytes.extend(heard.bytes);
-            sizes.stuck = heard.stuck;
+            (sizes.stuck, sizes.whole_logs) = (heard.stuck, heard.whole_logs);
             for leaf in silent.difference(&sizes.silent) {
                 tracing::warn!(%leaf, "the leaf lives and does not answer this leader: it counts as missing");
             }
@@ -108,7 +111,10 @@ async fn ask(root: &Root, view: &View) -> (Sizes, Vec<(NodeName, bool)>) {
         for replica in answer.into_iter().flat_map(|answer| answer.replicas) {
             let Some(shard) = replica.shard.as_ref().map(ShardKey::from) else { continue };
             match replica.state() {
-                v1::replica_status::State::Failed => sizes.stuck.entry(shard).or_default().push(leaf.clone()),
+                v1::replica_status::State::Failed => {
+                    let failing = Duration::from_millis(replica.failing_ms);
+                    sizes.stuck.entry(shard).or_default().insert(leaf.clone(), failing);
+                }
                 v1::replica_status::State::Serving => {
                     let bytes = sizes.bytes.entry(shard).or_default();
                     *bytes = replica.bytes_on_disk.max(*bytes);
@@ -117,7 +123,18 @@ async fn ask(root: &Root, view: &View) -> (Sizes, Vec<(NodeName, bool)>) {
             }
         }
     }
+    sizes.whole_logs = whole_logs(root, sizes.stuck.keys().cloned().collect()).await;
     (sizes, answered)
+}
+
+/// Those of the shards that can be made from their logs.
+async fn whole_logs(root: &Root, shards: Vec<ShardKey>) -> HashSet<ShardKey> {
+    if shards.is_empty() {
+        return HashSet::new();
+    }
+    let heads = root.engine.log.heads(&shards).await.unwrap_or_default();
+    let is_whole = |head: &Option<Head>| head.as_ref().is_some_and(|head| head.trimmed == Seq(0));
+    shards.into_iter().zip(heads).filter(|(_, head)| is_whole(head)).map(|(shard, _)| shard).collect()
 }
 
 /// Puts the world together.
@@ -168,7 +185,15 @@ fn shard(view: &View, sizes: &Sizes, key: &ShardKey, wanted: usize, replace_afte
         replace_after,
         leaving: of_these(assignment.map(|record| &record.leaving)),
         serving: of_these(view.serving.get(key)),
-        stuck: of_these(sizes.stuck.get(key)),
+        stuck: sizes
+            .stuck
+            .get(key)
+            .into_iter()
+            .flatten()
+            .filter(|(leaf, _)| leaves.contains(leaf))
+            .map(|(leaf, time)| (leaf.clone(), *time))
+            .collect(),
+        log_is_whole: sizes.whole_logs.contains(key),
         lingering,
         bytes: sizes.bytes.get(key).copied(),
         leaves,

@@ -130,7 +130,13 @@ impl Opened<'_> {
         let is_serving = replica.progress.borrow().phase == Phase::Serving;
         if !is_serving && self.committed().seq >= self.target() {
             self.measure().await?;
+            if !self.warm {
+                replica.recovery.warms_up();
+                self.tail.warm_up().await;
+                self.warm = true;
+            }
             if self.tail.replica.begin_serving() {
+                self.tail.replica.recovery.end();
                 tracing::info!(shard = %self.tail.replica.shard(), at = %self.committed(), "replica serves");
             }
         }

@@ -50,7 +50,8 @@ fn may_move(plan: &Plan<'_>, key: &ShardKey, shard: &Shard) -> bool {
 
 /// Whether a replica of the shard may go to the leaf.
 fn may_join(plan: &Plan<'_>, shard: &Shard, to: &NodeName) -> bool {
-    !shard.leaves.contains(to) && !shard.lingering.contains(to) && plan.is_open(to) && plan.has_room(to)
+    let is_free = !shard.leaves.contains(to) && !shard.lingering.contains(to) && !plan.is_troubled(to);
+    is_free && plan.is_open(to) && plan.has_room(to)
 }
 
 /// A replica that shares its zone with two more of its shard than there are in another zone.

@@ -10,6 +10,9 @@ use super::{Assign, Leaf, Shard, Step, World};
 /// What a replica counts for besides its bytes, so that small ones are spread by number.
 pub(super) const REPLICA_BYTES: u64 = 16 << 20;
 
+/// See [`Plan::choose`].
+type Rank = ((bool, bool), usize, usize, f64, u64);
+
 /// One round.
 pub(super) struct Plan<'a> {
     pub world: &'a World,
@@ -23,6 +26,8 @@ pub(super) struct Plan<'a> {
     of_index: BTreeMap<(IndexUid, NodeName), usize>,
     /// Replicas that each leaf copies.
     copies: BTreeMap<NodeName, usize>,
+    /// Leaves on which replicas have stopped.
+    troubled: BTreeSet<NodeName>,
     /// Whether the capacity of every live leaf is known: loads are then shares of it.
     by_capacity: bool,
 }
@@ -38,6 +43,7 @@ impl<'a> Plan<'a> {
             load: BTreeMap::new(),
             of_index: BTreeMap::new(),
             copies: BTreeMap::new(),
+            troubled: world.shards.values().flat_map(|shard| shard.stuck.keys().cloned()).collect(),
             by_capacity: live.all(|leaf| leaf.capacity_bytes.is_some_and(|bytes| bytes > 0)),
         };
         for (key, shard) in &world.shards {
@@ -64,6 +70,18 @@ impl<'a> Plan<'a> {
         self.leaf(name).is_none_or(|leaf| leaf.missing_for.is_some_and(|missing| missing >= shard.replace_after))
     }
 
+    /// Stopped on a live leaf for longer than the shard's grace period, while another could be made.
+    pub fn has_failed(&self, shard: &Shard, name: &NodeName) -> bool {
+        let is_long = shard.stuck.get(name).is_some_and(|stuck| *stuck >= shard.replace_after);
+        let has_source = || shard.log_is_whole || shard.leaves.iter().any(|leaf| self.serves(shard, leaf));
+        is_long && self.is_live(name) && !self.serves(shard, name) && has_source()
+    }
+
+    /// Whether replicas have stopped on the leaf: another would probably do so as well.
+    pub fn is_troubled(&self, name: &NodeName) -> bool {
+        self.troubled.contains(name)
+    }
+
     pub fn is_draining(&self, name: &NodeName) -> bool {
         self.leaf(name).is_some_and(|leaf| leaf.is_draining)
     }
@@ -85,7 +103,7 @@ impl<'a> Plan<'a> {
 
     /// Whether it is making itself from another that serves.
     fn is_copying(&self, shard: &Shard, name: &NodeName) -> bool {
-        let is_waiting = self.is_live(name) && !shard.serving.contains(name) && !shard.stuck.contains(name);
+        let is_waiting = self.is_live(name) && !shard.serving.contains(name) && !shard.stuck.contains_key(name);
         is_waiting && shard.leaves.iter().any(|leaf| self.serves(shard, leaf))
     }
 
@@ -156,7 +174,7 @@ impl<'a> Plan<'a> {
 
     /// The best leaf for a further replica; `None` where there is none, or none that may copy one more.
     ///
-    /// By, in this order: room on its disk, the zone with the fewest replicas of the shard, fewest replicas
+    /// By, in this order: nothing stopped there, room on its disk, the zone with the fewest replicas of the shard, fewest replicas
     /// of the same index, least held, chance (a hash, so that pairs of leaves differ from shard to shard and
     /// what a lost leaf did falls to many).
     pub fn choose(&self, key: &ShardKey, shard: &Shard) -> Option<NodeName> {
@@ -172,12 +190,18 @@ impl<'a> Plan<'a> {
             let capacity = self.leaf(leaf).and_then(|leaf| leaf.capacity_bytes);
             let is_full = capacity.is_some_and(|bytes| self.load(leaf) + self.weight(key) > bytes);
             let in_zone = self.in_zone_of(leaf, shard.staying());
-            (is_full, in_zone, self.of_index(key, leaf), self.fill(leaf), xxh3_64(format!("{key}/{leaf}").as_bytes()))
+            let is_doubtful = (self.is_troubled(leaf), is_full);
+            (
+                is_doubtful,
+                in_zone,
+                self.of_index(key, leaf),
+                self.fill(leaf),
+                xxh3_64(format!("{key}/{leaf}").as_bytes()),
+            )
         };
         let ranked = candidates.map(|leaf| (rank(leaf), leaf));
-        let less = |a: &(bool, usize, usize, f64, u64), b: &(bool, usize, usize, f64, u64)| {
-            (a.0, a.1, a.2).cmp(&(b.0, b.1, b.2)).then(a.3.total_cmp(&b.3)).then(a.4.cmp(&b.4))
-        };
+        let less =
+            |a: &Rank, b: &Rank| (a.0, a.1, a.2).cmp(&(b.0, b.1, b.2)).then(a.3.total_cmp(&b.3)).then(a.4.cmp(&b.4));
         ranked.min_by(|(a, _), (b, _)| less(a, b)).map(|(_, leaf)| leaf.clone())
     }
 

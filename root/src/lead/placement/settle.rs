@@ -23,7 +23,7 @@ pub(super) fn settle(plan: &mut Plan<'_>) {
 
 /// Whether a replica on this leaf counts as one of those wanted.
 fn is_sound(plan: &Plan<'_>, shard: &Shard, leaf: &NodeName) -> bool {
-    !plan.is_lost(shard, leaf) && !plan.is_draining(leaf)
+    !plan.is_lost(shard, leaf) && !plan.has_failed(shard, leaf) && !plan.is_draining(leaf)
 }
 
 /// Adds what is missing: first those that were to go and need not, then others.
@@ -35,7 +35,7 @@ fn complete(plan: &mut Plan<'_>, key: &ShardKey) -> Option<&'static str> {
         if sound >= shard.wanted {
             return reason;
         }
-        let back = shard.leaving.iter().filter(|leaf| plan.is_open(leaf));
+        let back = shard.leaving.iter().filter(|leaf| plan.is_open(leaf) && !plan.has_failed(shard, leaf));
         if let Some(leaf) = back.max_by_key(|leaf| plan.serves(shard, leaf)).cloned() {
             plan.keep(key, &leaf);
             reason = Some("stays");
@@ -43,12 +43,14 @@ fn complete(plan: &mut Plan<'_>, key: &ShardKey) -> Option<&'static str> {
         }
         let is_short = shard.staying().count() < shard.wanted;
         let is_lost = shard.staying().any(|leaf| plan.is_lost(shard, leaf));
+        let has_failed = shard.staying().any(|leaf| plan.has_failed(shard, leaf));
         let Some(leaf) = plan.choose(key, shard) else { return reason };
         plan.join(key, &leaf);
-        reason = Some(match (is_short, is_lost) {
-            (true, _) => "placed",
-            (false, true) => "in place of a lost leaf",
-            (false, false) => "in place of a drained leaf",
+        reason = Some(match (is_short, is_lost, has_failed) {
+            (true, ..) => "placed",
+            (_, true, _) => "in place of a lost leaf",
+            (_, _, true) => "in place of a replica that has failed",
+            _ => "in place of a drained leaf",
         });
     }
 }
@@ -63,7 +65,7 @@ fn mark(plan: &mut Plan<'_>, key: &ShardKey) {
         }
         let rank = |leaf: &&NodeName| {
             (
-                plan.is_lost(shard, leaf),
+                plan.is_lost(shard, leaf) || plan.has_failed(shard, leaf),
                 plan.is_draining(leaf),
                 !plan.is_live(leaf),
                 !plan.serves(shard, leaf),
@@ -89,6 +91,6 @@ fn retire(plan: &mut Plan<'_>, key: &ShardKey) -> Option<&'static str> {
     let leaving = std::mem::take(&mut shard.leaving);
     shard.leaves.retain(|leaf| !leaving.contains(leaf));
     shard.serving.retain(|leaf| !leaving.contains(leaf));
-    shard.stuck.retain(|leaf| !leaving.contains(leaf));
+    shard.stuck.retain(|leaf, _| !leaving.contains(leaf));
     Some("enough others serve")
 }

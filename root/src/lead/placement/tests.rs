@@ -215,7 +215,45 @@ fn only_so_many_are_copied_at_a_time_and_the_most_endangered_first() {
     for number in 0..2 {
         let stopped = world.shards.get_mut(&key(number)).unwrap();
         stopped.leaves.push(name(2));
-        stopped.stuck.insert(name(2));
+        stopped.stuck.insert(name(2), Duration::ZERO);
     }
     assert_eq!(super::tests::assigns(&world).len(), 2);
+}
+
+#[test]
+fn a_replica_that_stays_failed_is_replaced_where_another_can_be_made() {
+    let failing = |seconds, serving: &[usize]| {
+        let mut failing = shard(2, &[0, 1]);
+        failing.serving = names(serving).into_iter().collect();
+        failing.stuck.insert(name(1), Duration::from_secs(seconds));
+        failing
+    };
+    // It may come back by itself.
+    assert_eq!(assigns(&world(4, &[failing(59, &[0])])), []);
+    let mut world = world(4, &[failing(60, &[0])]);
+    let step = only(&world);
+    assert_eq!(step.reason, "in place of a replica that has failed");
+    assert_eq!(step.leaves.len(), 3);
+    assert_eq!(step.leaving, [name(1)].into());
+    // Once the new one serves, the failed one goes.
+    let joined = step.leaves[2].clone();
+    let shard = world.shards.get_mut(&key(0)).unwrap();
+    (shard.leaves, shard.leaving) = (step.leaves, step.leaving);
+    assert_eq!(assigns(&world), []);
+    world.shards.get_mut(&key(0)).unwrap().serving.insert(joined.clone());
+    assert_eq!(only(&world).leaves, [name(0), joined]);
+
+    // Nothing to make another from, unless the log reaches back to its start.
+    let mut alone = failing(600, &[]);
+    alone.stuck.insert(name(0), Duration::from_secs(600));
+    assert_eq!(assigns(&super::tests::world(4, &[alone.clone()])), []);
+    alone.log_is_whole = true;
+    let step = only(&super::tests::world(4, &[alone]));
+    assert_eq!((step.leaves.len(), step.leaving.len()), (4, 2));
+    // No other leaf could take it: it goes on trying where it is.
+    assert_eq!(assigns(&super::tests::world(2, &[failing(600, &[0])])), []);
+    // And another leaf is preferred to one on which something has stopped.
+    let mut placed = super::tests::world(3, &[failing(1, &[0]), super::tests::shard(2, &[0])]);
+    placed.shards.get_mut(&key(0)).unwrap().stuck.insert(name(1), Duration::from_secs(1));
+    assert_eq!(only(&placed).leaves, names(&[0, 2]));
 }

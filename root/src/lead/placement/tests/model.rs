@@ -30,6 +30,7 @@ enum Event {
     Move(usize, usize, usize),
     Replicas(usize, usize),
     Grow(usize, u64),
+    Break(usize, usize),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -41,6 +42,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => ((0usize..8), any::<bool>()).prop_map(|(leaf, drain)| Event::Drain(leaf, drain)),
         1 => ((0usize..8), (0usize..8), (0usize..8)).prop_map(|(shard, from, to)| Event::Move(shard, from, to)),
         1 => ((0usize..8), (1usize..4)).prop_map(|(shard, wanted)| Event::Replicas(shard, wanted)),
+        2 => ((0usize..8), (0usize..8)).prop_map(|(shard, replica)| Event::Break(shard, replica)),
         1 => ((0usize..8), (1u64..2_000)).prop_map(|(shard, megabytes)| Event::Grow(shard, megabytes << 20)),
     ]
 }
@@ -108,12 +110,24 @@ impl Model {
             Event::Grow(number, bytes) => {
                 self.world.shards.get_mut(&shard(number)).unwrap().bytes = Some(*bytes);
             }
+            Event::Break(number, replica) => {
+                let key = shard(number);
+                let shard = self.world.shards.get_mut(&key).unwrap();
+                if let Some(leaf) = shard.leaves.get(replica % shard.leaves.len().max(1)).cloned() {
+                    shard.serving.remove(&leaf);
+                    self.copying.remove(&(key, leaf.clone()));
+                    shard.stuck.entry(leaf).or_default();
+                }
+            }
         }
     }
 
     fn tick(&mut self) {
         for leaf in self.world.leaves.values_mut() {
             leaf.missing_for = leaf.missing_for.map(|missing| missing + Duration::from_secs(1));
+        }
+        for shard in self.world.shards.values_mut() {
+            shard.stuck.values_mut().for_each(|stuck| *stuck += Duration::from_secs(1));
         }
         let waiting: Vec<_> = self.copying.keys().cloned().collect();
         for (key, leaf) in waiting {
@@ -145,6 +159,7 @@ impl Model {
         let mut after = before.clone();
         (after.leaves, after.leaving) = (assign.leaves.clone(), assign.leaving.clone());
         after.serving.retain(|leaf| after.leaves.contains(leaf));
+        after.stuck.retain(|leaf, _| after.leaves.contains(leaf));
         let distinct: BTreeSet<_> = after.leaves.iter().collect();
         assert_eq!(distinct.len(), after.leaves.len(), "twice the same leaf: {assign:?}");
         assert!(after.leaving.iter().all(|leaf| after.leaves.contains(leaf)), "{assign:?}");
@@ -191,6 +206,21 @@ impl Model {
         panic!("the steps do not end: {:#?}", self.world);
     }
 
+    /// What has failed was replaced, where it could be; the rest is mended.
+    fn check_and_mend(&mut self) {
+        let leaves = self.world.leaves.clone();
+        let is_open = |leaf: &NodeName| leaves[leaf].missing_for.is_none() && !leaves[leaf].is_draining;
+        for (key, shard) in &mut self.world.shards {
+            let is_served = shard.serving.iter().any(|leaf| leaves[leaf].missing_for.is_none());
+            let has_other = leaves.keys().any(|leaf| is_open(leaf) && !shard.leaves.contains(leaf));
+            for leaf in std::mem::take(&mut shard.stuck).into_keys() {
+                let is_staying = !shard.leaving.contains(&leaf) && leaves[&leaf].missing_for.is_none();
+                assert!(!(is_staying && is_served && has_other), "{leaf} is not replaced: {key} {shard:?}");
+                shard.serving.insert(leaf);
+            }
+        }
+    }
+
     fn check_settled(&self) {
         let is_open = |leaf: &&Leaf| leaf.missing_for.is_none() && !leaf.is_draining;
         let open = self.world.leaves.values().filter(is_open).count();
@@ -229,6 +259,8 @@ proptest! {
         for event in &events {
             model.happen(event, zones);
         }
+        model.settle();
+        model.check_and_mend();
         model.settle();
         model.check_settled();
         // Everybody comes back: whatever was lost is there again, as far as there are leaves.
