@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Resident memory and CPU of an idle cluster of 2 roots and 4 leaves: fresh, after the sample load, and at rest after it.
-# Usage: cargo build --release && bench/idle.sh
+# Usage: cargo build --release && bench/idle.sh [--sidecars]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 trawl=$PWD/target/release/trawl
 directory=$(mktemp -d)
-"$trawl" --log warn up --data-dir "$directory" --http 127.0.0.1:0 >"$directory/up.log" 2>&1 &
+sidecars=--no-sidecars
+[ "${1:-}" = --sidecars ] && sidecars=
+"$trawl" --log warn up --data-dir "$directory" --http 127.0.0.1:0 $sidecars >"$directory/up.log" 2>&1 &
 up=$!
 trap 'kill -TERM $up 2>/dev/null; wait $up 2>/dev/null || true; rm -rf "$directory"' EXIT
 for _ in $(seq 200); do grep -q '^ready' "$directory/up.log" && break; sleep 0.1; done

@@ -32,6 +32,8 @@ impl Cluster {
             .arg(directory.path())
             .args(["--roots", &roots.to_string(), "--leaves", &leaves.to_string()])
             .args(extra)
+            // What they ship is not what is measured.
+            .arg("--no-sidecars")
             .env("TRAWL_SUPERVISED", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -8,6 +8,7 @@ mod bare;
 mod cluster;
 mod index;
 mod processes;
+mod sidecar;
 mod table;
 mod write;
 
@@ -22,6 +23,8 @@ pub enum Command {
     Append(append::Args),
     /// Latency of single writes: with outcome, and with refresh=wait_for
     Write(write::Args),
+    /// Shipping logs: CPU per line, memory, and the rate into a cluster
+    Sidecar(sidecar::Args),
 }
 
 /// Runs one measurement and prints its table.
@@ -33,6 +36,7 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Index(args) => index::run(args).await?,
         Command::Append(args) => append::run(args).await?,
         Command::Write(args) => write::run(args).await?,
+        Command::Sidecar(args) => sidecar::run(args).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
