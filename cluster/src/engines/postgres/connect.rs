@@ -175,7 +175,7 @@ impl Connector {
     fn settings(&self, version: i32, raise_synchronous_commit: bool) -> String {
         let mut settings = format!(
             "SET search_path = \"{}\"; SET lock_timeout = {}; SET statement_timeout = {};
-             SET idle_in_transaction_session_timeout = '15s';
+             SET idle_in_transaction_session_timeout = '3s';
              SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
              SET tcp_user_timeout = '25s';
              SET default_transaction_isolation = 'read committed'; SET default_transaction_deferrable = off;",

@@ -32,6 +32,10 @@ const AGE_MAX: Duration = Duration::from_secs(600);
 /// What a transaction begins with. Nothing of the server's may end it in its commit, in which it would
 /// be unknown whether it took place.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = 0";
+/// The same for one that every other process may wait for, among them who takes over from a leader that was paused or
+/// cut off in the middle of it: the server ends it soon when it stands still, well within the lease time.
+const BEGIN_BRIEFLY: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = 0;
+     SET LOCAL idle_in_transaction_session_timeout = '1500ms'";
 
 /// A statement that can be made again when a connection turns out to be dead.
 pub(super) type Statement<'q> = Query<'q, Postgres, PgArguments>;
@@ -103,9 +107,18 @@ impl Database {
 
     /// Begins a transaction that writes.
     pub(super) async fn begin(&self) -> Result<Transaction<'_>, Error> {
+        self.begin_with(BEGIN).await
+    }
+
+    /// The same for one that has to be over soon.
+    pub(super) async fn begin_briefly(&self) -> Result<Transaction<'_>, Error> {
+        self.begin_with(BEGIN_BRIEFLY).await
+    }
+
+    async fn begin_with(&self, begin: &'static str) -> Result<Transaction<'_>, Error> {
         let mut held = self.acquire().await?;
         loop {
-            match begin(held.connection()).await {
+            match execute(held.connection(), begin).await {
                 Ok(()) => return Ok(Transaction { held }),
                 Err(error) if is_lost(&error) && held.pooled => {
                     self.forget_idle();
@@ -241,7 +254,11 @@ impl Transaction<'_> {
 
 /// Begins a transaction that writes.
 pub(super) async fn begin(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    bounded(connection.execute(sqlx::raw_sql(BEGIN))).await.map(|_| ())
+    execute(connection, BEGIN).await
+}
+
+async fn execute(connection: &mut PgConnection, statements: &'static str) -> Result<(), sqlx::Error> {
+    bounded(connection.execute(sqlx::raw_sql(statements))).await.map(|_| ())
 }
 
 /// Commits what a connection has begun.

@@ -109,7 +109,7 @@ impl Entries for Shared {
 
 impl Shared {
     async fn commit(&self, guards: &[Guard], writes: &[Write], tell: bool) -> Result<Revision, Error> {
-        let mut transaction = self.database.begin().await?;
+        let mut transaction = self.database.begin_briefly().await?;
         // Commits come one after the other from here on.
         let raise = sqlx::query("UPDATE store SET revision = revision + 1 RETURNING revision");
         let row = transaction.fetch_optional("write to", raise).await?;

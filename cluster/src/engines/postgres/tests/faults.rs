@@ -9,13 +9,16 @@ use bytes::Bytes;
 use futures::StreamExt;
 use trawl_proto::{Epoch, Generation, Incarnation, Seq, ShardKey};
 
+use super::super::connect::Connector;
+use super::super::database::Database;
+use super::super::url::Target;
 use super::{append, batch, bodies, open, persist, shard};
 use crate::conformance::PATIENCE;
 use crate::conformance::server::Server;
 use crate::dead_letters::{DeadLetter, LetterKey};
 use crate::store::{Change, Guard, Revision, Store, Update, Write};
 use crate::work_queue::NewTask;
-use crate::{Engine, Error};
+use crate::{Engine, EngineOptions, Error, LEASE_TIME};
 
 /// How often the server is struck. `TRAWL_TEST_STRIKES` sets another number.
 fn strikes() -> usize {
@@ -248,4 +251,19 @@ async fn a_server_that_is_away_is_told_soon() {
     let again = persist(|| append(&*engine.log, batch(&shard(0), "x", Some("id".into())))).await;
     assert!(again.duplicate);
     assert_eq!(bodies(&*engine.log, &shard(0)).await, ["x"]);
+}
+
+/// A process that is paused or cut off while it holds what every commit needs does not hold it for long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_stands_still_holds_up_nobody_for_long() {
+    let Some(url) = Server::shared() else { return };
+    let engine = open(&url).await;
+    let database = Database::new(Connector::new(Target::parse(&url).unwrap(), &EngineOptions::default()), 1);
+    let mut stuck = database.begin_briefly().await.unwrap();
+    let raise = sqlx::query("UPDATE store SET revision = revision + 1 RETURNING revision");
+    stuck.fetch_optional("write to", raise).await.unwrap();
+    let asked = Instant::now();
+    engine.store.commit(&[], &[Write::Put("k".into(), Bytes::new())]).await.unwrap();
+    assert!(asked.elapsed() < LEASE_TIME * 2 / 3, "{:?}", asked.elapsed());
+    assert!(stuck.commit().await.is_err());
 }
