@@ -115,6 +115,7 @@ async fn survived(name: &str, cluster: Cluster, mut outage: Outage) {
     let control = control_write(client).await;
     tokio::time::sleep(Duration::from_secs(length).saturating_sub(began.elapsed())).await;
 
+    let without: Vec<usize> = writes.iter().map(Writes::acknowledged).collect();
     let ended = Instant::now();
     outage.end().await;
     let back = Instant::now();
@@ -124,6 +125,10 @@ async fn survived(name: &str, cluster: Cluster, mut outage: Outage) {
     assert_eq!(made.body["shards_acknowledged"], true, "{}", made.text);
     let acts = back.elapsed();
     cluster.green().await;
+    wait_until("each root takes writes again", async || {
+        writes.iter().zip(&without).all(|(stream, without)| stream.acknowledged() > *without)
+    })
+    .await;
 
     let mut written = Vec::new();
     for stream in writes {

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -34,12 +34,14 @@ impl Write {
 /// Writes one document after the other, each under an id of its own.
 pub struct Writes {
     stop: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<Vec<Write>>,
 }
 
 impl Writes {
     pub fn start(root: Client, index: &str, name: &str) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let counter = acknowledged.clone();
         let (stopped, index, name) = (stop.clone(), index.to_owned(), name.to_owned());
         let task = tokio::spawn(async move {
             let mut writes = Vec::new();
@@ -48,12 +50,19 @@ impl Writes {
                 let body = json!({"title": format!("boat {id}")}).to_string().into_bytes();
                 let path = format!("/{index}/_doc/{id}?timeout=1s");
                 let status = root.try_send("PUT", &path, Some(body), &[]).await.map_or(0, |answer| answer.status);
-                writes.push(Write { id, began, took: began.elapsed(), status });
+                let write = Write { id, began, took: began.elapsed(), status };
+                counter.fetch_add(usize::from(write.is_acknowledged()), Ordering::Relaxed);
+                writes.push(write);
                 tokio::time::sleep(PAUSE).await;
             }
             writes
         });
-        Self { stop, task }
+        Self { stop, acknowledged, task }
+    }
+
+    /// How many were acknowledged so far.
+    pub fn acknowledged(&self) -> usize {
+        self.acknowledged.load(Ordering::Relaxed)
     }
 
     pub async fn stop(self) -> Vec<Write> {
