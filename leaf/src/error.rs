@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use tantivy::TantivyError;
 use tantivy::directory::error::{OpenDirectoryError, OpenReadError};
+use trawl_cluster::protocol::Refusal;
 use trawl_proto::Generation;
 
 /// How `std::io::Error` shows ENOSPC, EDQUOT and EFBIG, and how tantivy shows them inside of its own.
@@ -72,6 +73,9 @@ pub enum Error {
     /// The gRPC server failed.
     #[error("grpc server: {0}")]
     Server(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// This leaf does not speak the cluster's protocol.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// Another process has registered under this leaf's name.
     #[error("another process has registered under the name {0}")]
     Replaced(String),

@@ -114,7 +114,11 @@ impl LeafNode {
         };
         let viewer = Viewer::start(engine.store.clone(), config.lease_time, cluster.clone());
         let store = engine.store.clone();
-        let membership = Membership::register(store, record, config.lease_time, cluster.clone()).await?;
+        let membership = Membership::register(store, record, config.lease_time, cluster.clone()).await;
+        let membership = membership.map_err(|error| match error {
+            trawl_cluster::Error::Refused(refusal) => Error::Refused(refusal),
+            other => other.into(),
+        })?;
         tracing::info!(leaf = %config.name, grpc = %grpc_addr, data_dir = %config.data_dir.display(), "leaf is registered");
         let files = Arc::new(FileWatch::new());
         let shared = Shared {
@@ -189,7 +193,7 @@ impl LeafNode {
             () = shutdown.cancelled() => Ok(()),
             () = keeper.run() => Ok(()),
             () = heads => Ok(()),
-            refusal = protocol::outgrown(outgrown, self.shared.config.speaks) => Err(trawl_cluster::Error::Refused(refusal).into()),
+            refusal = protocol::outgrown(outgrown, self.shared.config.speaks) => Err(refusal.into()),
             () = self.membership.replaced() => Err(Error::Replaced(self.service.name.to_string())),
             ended = &mut server => Err(Error::Server(match ended {
                 Ok(Ok(())) => "it ended".into(),

@@ -142,6 +142,7 @@ async fn a_cluster_is_upgraded_process_by_process_and_costs_no_request() {
     let stranger = fleet.node("leaf", "leaf-9");
     let words = fleet.refused(&stranger, Version::Speaking(0)).await;
     assert!(words.contains("speaks the protocols 0 to 0, but the cluster works by protocol 1"), "{words}");
+    assert_eq!(words.matches("this program").count(), 1, "{words}");
     let words = fleet.refused(&fleet.node("root", "root-9"), Version::Speaking(3)).await;
     assert!(words.contains("speaks the protocols 2 to 3, but the cluster still works by protocol 1"), "{words}");
     assert!(words.contains("First upgrade every node to a version that speaks 1 and 2"), "{words}");
