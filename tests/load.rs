@@ -133,6 +133,20 @@ async fn damaged_input_is_reported_by_line_and_the_rest_is_loaded() {
     assert_eq!(code, 1);
     assert!((1_000..4_000).contains(&count(&cluster.client, "cut").await));
 
+    // A NUL byte spoils its line, not a file whose name says what it is.
+    let path = folder.path().join("nul.ndjson");
+    std::fs::write(&path, format!("{}{{\"id\": \"a\0b\"}}\n{}", ndjson(3), ndjson(5))).unwrap();
+    let (code, text) = load(&cluster, "nul", &[], &[&path], None).await;
+    assert_eq!(code, 1);
+    assert!(text.contains("nul.ndjson:4: rejected: invalid_json") && text.contains("loaded 8 documents"), "{text}");
+    assert_eq!(count(&cluster.client, "nul").await, 8);
+    let unnamed = folder.path().join("nul");
+    std::fs::copy(&path, &unnamed).unwrap();
+    let (code, text) = load(&cluster, "unnamed", &[], &[&unnamed], None).await;
+    assert!(code == 1 && text.contains("if it is text, --format says of which"), "{text}");
+    let (code, text) = load(&cluster, "unnamed", &["--format", "ndjson"], &[&unnamed], None).await;
+    assert!(code == 1 && text.contains("nul:4: rejected") && text.contains("loaded 8 documents"), "{text}");
+
     let mappings = json!({"properties": {"length": {"type": "integer"}}});
     cluster.client.create_index("typed", 2, 0, mappings).await;
     let (code, text) = load(

@@ -10,8 +10,9 @@ use super::debian::is_field_name;
 /// The format of a file that begins with `sample`; `whole` says that the sample is all of it. `None`: a binary file.
 pub(super) fn detect(name: &str, sample: &[u8], whole: bool) -> Option<Format> {
     let sample = sample.strip_prefix(b"\xef\xbb\xbf").unwrap_or(sample);
+    let named = by_ending(name);
     if sample.contains(&0) {
-        return None;
+        return binary(named, sample, whole);
     }
     if let Some(format) = json(sample, whole) {
         return Some(format);
@@ -19,20 +20,45 @@ pub(super) fn detect(name: &str, sample: &[u8], whole: bool) -> Option<Format> {
     if is_debian(sample) {
         return Some(Format::Debian);
     }
-    let name = without_ending(name).to_ascii_lowercase();
-    let ending = name.rsplit(['.', '/']).next().unwrap_or_default();
-    match ending {
-        "csv" => return Some(Format::Csv),
-        "tsv" | "tab" => return Some(Format::Tsv),
-        "ndjson" | "jsonl" => return Some(Format::Ndjson),
-        "json" => return Some(Format::Json),
-        "md" | "markdown" | "txt" | "text" | "rst" | "adoc" | "org" => return Some(Format::Text),
-        _ => {}
+    if named.is_some() {
+        return named;
     }
     match guess(sample, whole) {
         Some(guess) if guess.consistent => Some(Format::Csv),
         _ => Some(Format::Text),
     }
+}
+
+/// What the ending of a file's name says.
+fn by_ending(name: &str) -> Option<Format> {
+    let name = without_ending(name).to_ascii_lowercase();
+    Some(match name.rsplit(['.', '/']).next().unwrap_or_default() {
+        "csv" => Format::Csv,
+        "tsv" | "tab" => Format::Tsv,
+        "ndjson" | "jsonl" => Format::Ndjson,
+        "json" => Format::Json,
+        "md" | "markdown" | "txt" | "text" | "rst" | "adoc" | "org" => Format::Text,
+        _ => return None,
+    })
+}
+
+/// A file with a NUL byte in it: what its name says, when the byte can be a matter of a few bad lines. Then those are
+/// reported one by one and the rest is loaded.
+fn binary(named: Option<Format>, sample: &[u8], whole: bool) -> Option<Format> {
+    let named = named.filter(|_| !is_utf16(sample))?;
+    match named {
+        Format::Ndjson | Format::Json => Some(json(sample, whole).unwrap_or(named)),
+        Format::Csv | Format::Tsv => {
+            let header = sample.split(|byte| *byte == b'\n').next().unwrap_or_default();
+            (!header.contains(&0)).then_some(named)
+        }
+        _ => None,
+    }
+}
+
+/// Whether a file begins as UTF-16 text does.
+pub(super) fn is_utf16(sample: &[u8]) -> bool {
+    sample.starts_with(b"\xff\xfe") || sample.starts_with(b"\xfe\xff")
 }
 
 /// NDJSON when one of the first lines is a whole object, so that a damaged first line does not hide it; else JSON when it
@@ -105,6 +131,13 @@ mod tests {
         assert_eq!(of("-", "\u{feff}{\"a\":1}\n"), Some(Format::Ndjson));
         assert_eq!(of("x", "ELF\0\0"), None);
         assert_eq!(of("-", ""), Some(Format::Text));
+        assert_eq!(of("x.ndjson", "{\"a\":\0}\n{\"a\":2}\n"), Some(Format::Ndjson));
+        assert_eq!(of("x.json.gz", "{\"a\":1}\n{\"a\":\0}\n"), Some(Format::Ndjson));
+        assert_eq!(of("x.csv", "a,b\n1,\0\n"), Some(Format::Csv));
+        assert_eq!(of("x.csv", "a\0,b\n1,2\n"), None);
+        assert_eq!(of("x.md", "a\0"), None);
+        assert_eq!(of("-", "{\"a\":1}\n\0"), None);
+        assert_eq!(detect("x.ndjson", b"\xff\xfe{\0}\0", true), None);
         assert_eq!(detect("-", format!("{{\"a\": \"{}", "x".repeat(9_000)).as_bytes(), false), Some(Format::Ndjson));
     }
 }

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 
 use super::compression::{Compression, Sampled, decode, fault};
 use super::csv_types::{Table, table};
-use super::detect::detect;
+use super::detect::{detect, is_utf16};
 use super::piece::Piece;
 use super::sink::{MadeId, Sink, Stop};
 use super::text::About;
@@ -116,7 +116,11 @@ pub(super) fn examine(
         format => Some(format),
     };
     let Some(format) = format else {
-        return Err((FaultKind::NotText, "a binary file of unknown format".to_owned()));
+        let reason = match is_utf16(reader.sample()) {
+            true => "UTF-16 text: only UTF-8 can be read",
+            false => "a binary file of unknown format; if it is text, --format says of which: ndjson, json, csv or tsv",
+        };
+        return Err((FaultKind::NotText, reason.to_owned()));
     };
     let table = match format {
         Format::Csv | Format::Tsv => {
