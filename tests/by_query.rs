@@ -125,6 +125,15 @@ async fn tasks_are_listed_waited_for_and_cancelled() {
     assert!(deleted > 0 && deleted < 500, "{}", ended.text);
     assert_eq!(count(client, "books").await, 500 - deleted);
     assert_eq!(client.post(&format!("{path}/_cancel"), json!({})).await.status, 404);
+    // It has a name where dead tasks are listed, and is not begun again with all that failed.
+    let task = format!("task-{}", id.strip_prefix("trawl:").unwrap());
+    let (code, text) = queue(client, &["dead", "list", "--index", "books"]).await;
+    assert!(code == 0 && text.contains(&task) && text.contains("delete by query in books"), "{text}");
+    let (code, text) = queue(client, &["dead", "replay", "--all"]).await;
+    assert!(code == 0 && text.contains("tasks: 1 cancelled left alone"), "{text}");
+    let (_, text) = queue(client, &["tasks", "--state", "dead"]).await;
+    assert!(text.contains(&task) && text.contains("delete by query in books"), "{text}");
+    assert_eq!(count(client, "books").await, 500 - deleted);
     assert_eq!(client.get("/_tasks/trawl:99999").await.status, 404);
     assert_eq!(client.get("/_tasks/nonsense").await.status, 400);
 
@@ -133,6 +142,18 @@ async fn tasks_are_listed_waited_for_and_cancelled() {
     let ended = client.get(&format!("{path}?wait_for_completion=true&timeout=30s")).await;
     assert_eq!(ended.body["response"]["deleted"], 500 - deleted, "{}", ended.text);
     assert_eq!(client.get(&path).await.body["completed"], true, "kept for a while");
+    let (code, text) = queue(client, &["dead", "replay", &task]).await;
+    assert!(code == 0 && text.contains("tasks: 1 had been cancelled, 1 replayed"), "{text}");
+}
+
+/// `trawl queue` with these arguments: its exit code and what it said.
+async fn queue(client: &Client, arguments: &[&str]) -> (i32, String) {
+    let mut command = std::process::Command::new(harness::TRAWL);
+    command.arg("queue").args(arguments).env("TRAWL_ENDPOINT", &client.endpoint);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("trawl queue {}\n{text}", arguments.join(" "));
+    (output.status.code().unwrap(), text)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,11 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 use trawl_data::load::counted;
 
-use super::{Api, Common, number, print_json, status::what, table, text};
+use super::{
+    Api, Common, number, print_json,
+    status::{indices, what},
+    table, text,
+};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -22,7 +26,7 @@ pub(super) enum Command {
     /// Everything about some of them
     #[command(after_help = "Example: trawl queue dead show task-12")]
     Show(ShowArgs),
-    /// Try them again: a document is written once more, a task becomes ready
+    /// Try them again: a document is written once more, a task becomes ready (a cancelled one only when it is named)
     #[command(
         after_help = "Examples:\n  trawl queue dead replay task-12\n  trawl queue dead replay --index books\n  trawl queue dead replay --all"
     )]
@@ -38,7 +42,7 @@ pub(super) struct ListArgs {
     #[command(flatten)]
     common: Common,
 
-    /// Documents of this index only, and the load tasks for it
+    /// Documents of this index only, and the tasks about it
     #[arg(long, value_name = "NAME")]
     index: Option<String>,
 
@@ -99,7 +103,7 @@ async fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
     };
     let mut tasks = api.get(&["_trawl", "queue", "tasks"], &tasks).await?;
     if let (Some(index), Some(listed)) = (&args.index, tasks["tasks"].as_array_mut()) {
-        listed.retain(|task| task["body"]["index"] == index.as_str());
+        listed.retain(|task| indices(task).contains(&index.as_str()));
     }
     if args.common.json {
         return print_json(&json!({ "letters": letters["letters"], "kept": letters["kept"], "bytes": letters["bytes"],

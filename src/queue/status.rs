@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 
 use super::{Api, Common, number, print_json, table, text};
 
+/// Indices of one task that are named.
+const NAMES_MAX: usize = 5;
+
 /// Arguments of `trawl queue status`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: trawl queue status --endpoint http://127.0.0.1:9200")]
@@ -137,19 +140,38 @@ pub(super) fn what(task: &Value) -> String {
         [first, rest @ ..] => {
             format!("{} and {} more files into {}", text(first, "name"), rest.len(), text(body, "index"))
         }
-        [] => match body["index"].as_str() {
-            Some(index) => format!("into {index}"),
-            None => task["key"].as_str().unwrap_or_default().to_owned(),
+        [] => match (body["index"].as_str(), body["action"].as_str()) {
+            (Some(index), _) => format!("into {index}"),
+            (None, Some(action)) => by_query(action, &indices(task)),
+            (None, None) => task["key"].as_str().unwrap_or_default().to_owned(),
         },
     }
+}
+
+fn by_query(action: &str, indices: &[&str]) -> String {
+    let (shown, rest) = indices.split_at(indices.len().min(NAMES_MAX));
+    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    format!("{action} by query in {}{more}", shown.join(", "))
+}
+
+/// The indices that a task is about.
+pub(super) fn indices(task: &Value) -> Vec<&str> {
+    let body = &task["body"];
+    let targets = body["targets"].as_array().into_iter().flatten().map(|target| &target["name"]);
+    targets.chain([&body["index"]]).filter_map(Value::as_str).collect()
 }
 
 fn progress(task: &Value) -> String {
     let progress = &task["progress"];
     let tally = if progress["tally"].is_object() { &progress["tally"] } else { progress };
-    match tally["loaded"].as_u64() {
-        Some(loaded) => format!("{loaded} loaded"),
-        None => String::new(),
+    let count = |key: &str| progress[key].as_u64();
+    match (tally["loaded"].as_u64(), count("total")) {
+        (Some(loaded), _) => format!("{loaded} loaded"),
+        (None, Some(total)) => {
+            let done = count("deleted").unwrap_or(0) + count("updated").unwrap_or(0);
+            format!("{done} of {total}")
+        }
+        (None, None) => String::new(),
     }
 }
 
@@ -166,4 +188,19 @@ pub(super) async fn cancel(args: CancelArgs) -> anyhow::Result<ExitCode> {
         number(&answer, "missing")
     ));
     Ok(if answer["missing"] == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_are_named_by_what_they_do() {
+        let target = |number: usize| json!({ "name": format!("i{number}"), "uid": "u" });
+        let job = |targets: Vec<Value>| json!({ "body": { "action": "delete", "targets": targets } });
+        assert_eq!(what(&job(vec![target(0), target(1)])), "delete by query in i0, i1");
+        assert_eq!(what(&job((0..7).map(target).collect())), "delete by query in i0, i1, i2, i3, i4 and 2 more");
+        assert_eq!(indices(&json!({ "body": { "index": "books" } })), ["books"]);
+        assert_eq!(what(&json!({ "body": { "index": "books", "inputs": ["a"] } })), "into books");
+    }
 }

@@ -81,18 +81,37 @@ pub(crate) async fn task(call: Call) -> Result<Answer, ApiError> {
     }
 }
 
-/// `POST /_trawl/queue/tasks/_replay`: makes dead tasks ready again.
+/// `POST /_trawl/queue/tasks/_replay`: makes dead tasks ready again. A task that was cancelled was ended on purpose: only
+/// who names it gets it back, and is told that it had been cancelled.
 pub(crate) async fn replay(call: Call) -> Result<Answer, ApiError> {
-    let (ids, named) = dead_ids(&call).await?;
-    let replayed = queue::queue(call.root()).replay(&ids).await.map_err(crate::error::Error::from)?;
-    Ok(Answer::ok(object! { "replayed" => replayed, "missing" => (named as u64).saturating_sub(replayed) }))
+    let queue = queue::queue(call.root());
+    let (ids, left_alone, by_name) = match chosen(&call).await? {
+        Chosen::Named(ids) => (ids, 0, true),
+        Chosen::Dead { failed, cancelled } => (failed, cancelled.len(), false),
+    };
+    let mut had_been_cancelled = 0_u64;
+    for id in ids.iter().filter(|_| by_name) {
+        let task = queue.task(*id).await.map_err(crate::error::Error::from)?;
+        let is_cancelled = |task: Task| task.state == TaskState::Dead && task.cancelled;
+        had_been_cancelled += u64::from(task.is_some_and(is_cancelled));
+    }
+    let replayed = queue.replay(&ids).await.map_err(crate::error::Error::from)?;
+    Ok(Answer::ok(object! {
+        "replayed" => replayed,
+        "missing" => (ids.len() as u64).saturating_sub(replayed),
+        "had_been_cancelled" => had_been_cancelled,
+        "cancelled_left_alone" => left_alone as u64,
+    }))
 }
 
 /// `POST /_trawl/queue/tasks/_drop`: forgets dead tasks.
 pub(crate) async fn drop(call: Call) -> Result<Answer, ApiError> {
-    let (ids, named) = dead_ids(&call).await?;
+    let ids = match chosen(&call).await? {
+        Chosen::Named(ids) => ids,
+        Chosen::Dead { failed, cancelled } => [failed, cancelled].concat(),
+    };
     let dropped = queue::queue(call.root()).drop_dead(&ids).await.map_err(crate::error::Error::from)?;
-    Ok(Answer::ok(object! { "dropped" => dropped, "missing" => (named as u64).saturating_sub(dropped) }))
+    Ok(Answer::ok(object! { "dropped" => dropped, "missing" => (ids.len() as u64).saturating_sub(dropped) }))
 }
 
 /// `POST /_trawl/queue/tasks/_cancel`: ends tasks that have not ended.
@@ -229,27 +248,34 @@ fn task_id(text: &str) -> Result<TaskId, ApiError> {
     number.map(TaskId).ok_or_else(|| illegal(format!("[{text}] is no task: it should look like task-12")).into())
 }
 
-/// The tasks that a request is about, and how many it names: `{"ids": [...]}`, or all dead ones of a kind or of all kinds.
-async fn dead_ids(call: &Call) -> Result<(Vec<TaskId>, usize), ApiError> {
+/// The tasks that a request is about.
+enum Chosen {
+    /// Those of `{"ids": [...]}`.
+    Named(Vec<TaskId>),
+    /// All dead ones of a kind or of all kinds.
+    Dead { failed: Vec<TaskId>, cancelled: Vec<TaskId> },
+}
+
+async fn chosen(call: &Call) -> Result<Chosen, ApiError> {
     let body = call.object()?;
     known(&body, &["ids", "kind", "all"])?;
     if find(&body, "ids").is_some() {
-        let ids = ids(&body)?;
-        let named = ids.len();
-        return Ok((ids, named));
+        return ids(&body).map(Chosen::Named);
     }
     let kind = optional_text(&body, "kind")?;
     if kind.is_none() && find(&body, "all") != Some(&Json::Bool(true)) {
         return Err(illegal("one of [ids], [kind] and [all] is needed").into());
     }
-    let (mut ids, mut after) = (Vec::new(), TaskId(0));
+    let (mut failed, mut cancelled, mut after) = (Vec::new(), Vec::new(), TaskId(0));
     loop {
         let (tasks, more) = queue::tasks(call.root(), kind, Some(TaskState::Dead), after, TASKS_MAX).await?;
-        ids.extend(tasks.iter().map(|task| task.id));
-        after = ids.last().copied().unwrap_or(after);
-        if !more || ids.len() >= IDS_MAX {
-            let named = ids.len();
-            return Ok((ids, named));
+        for task in tasks {
+            after = task.id;
+            let sort = if task.cancelled { &mut cancelled } else { &mut failed };
+            sort.push(task.id);
+        }
+        if !more || failed.len() >= IDS_MAX || cancelled.len() >= IDS_MAX {
+            return Ok(Chosen::Dead { failed, cancelled });
         }
     }
 }
