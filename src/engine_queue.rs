@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde_json::Value;
@@ -17,27 +17,63 @@ use trawl_data::load::{
 
 /// How long one request to a root may take before it is sent again.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pauses between attempts to open an engine: doubling, from and to.
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Tasks that are looked at at once.
 const UNFINISHED_MAX: usize = 100;
 
-/// Opens a cluster engine: its queue, and a client of whichever roots live, kept current until `stop`.
+/// Opens a cluster engine: its queue, and a client of whichever roots live, kept current until `stop`. One that is away
+/// or not there yet is waited for, as long as `patience`.
 ///
 /// # Errors
 /// When the engine cannot be opened.
-pub async fn open(url: &str, stop: &CancellationToken) -> anyhow::Result<(Arc<dyn TaskQueue>, Client)> {
-    // Connecting would make an empty one, in which nothing is ever to be done.
-    if let Some(directory) = url.strip_prefix("sqlite:").filter(|directory| !directory.is_empty())
-        && !Path::new(directory).is_dir()
-    {
-        anyhow::bail!("there is no cluster engine in {directory}: `trawl up` keeps its own in DATA_DIR/cluster");
-    }
-    let engine = trawl_cluster::connect(url, &EngineOptions::default())
-        .await
-        .with_context(|| format!("cannot open the cluster engine {}", redacted(url)))?;
+pub async fn open(
+    url: &str,
+    patience: Duration,
+    stop: &CancellationToken,
+) -> anyhow::Result<(Arc<dyn TaskQueue>, Client)> {
+    let engine = connect_within(url, patience).await?;
     let none: [&str; 0] = [];
     let client = Client::of(&none, REQUEST_TIMEOUT)?;
     tokio::spawn(stop.clone().run_until_cancelled_owned(follow(engine.clone(), client.clone(), stop.clone())));
     Ok((Arc::new(EngineQueue(engine.queue)), client))
+}
+
+async fn connect_within(url: &str, patience: Duration) -> anyhow::Result<Engine> {
+    let started = Instant::now();
+    let mut pause = PAUSE_FIRST;
+    loop {
+        let (error, may_come) = match connect(url).await {
+            Ok(engine) => return Ok(engine),
+            Err(failed) => failed,
+        };
+        let left = patience.saturating_sub(started.elapsed());
+        if !may_come || left.is_zero() {
+            return Err(error);
+        }
+        if pause == PAUSE_FIRST {
+            tracing::warn!(error = format!("{error:#}"), "waiting for the cluster engine");
+        }
+        tokio::time::sleep(pause.min(left)).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Connects once; an error says whether trying again may help.
+async fn connect(url: &str) -> Result<Engine, (anyhow::Error, bool)> {
+    // Connecting would make an empty one, in which nothing is ever to be done.
+    if let Some(directory) = url.strip_prefix("sqlite:").filter(|directory| !directory.is_empty())
+        && !Path::new(directory).is_dir()
+    {
+        let error =
+            anyhow::anyhow!("there is no cluster engine in {directory}: `trawl up` keeps its own in DATA_DIR/cluster");
+        return Err((error, true));
+    }
+    trawl_cluster::connect(url, &EngineOptions::default()).await.map_err(|error| {
+        let may_come = matches!(error, Error::Unavailable(_));
+        (anyhow::Error::new(error).context(format!("cannot open the cluster engine {}", redacted(url))), may_come)
+    })
 }
 
 /// The address of a root that lives.
@@ -46,7 +82,7 @@ pub async fn open(url: &str, stop: &CancellationToken) -> anyhow::Result<(Arc<dy
 /// When the engine cannot be opened, or knows none for as long as `patience`.
 pub async fn root(url: &str, patience: Duration) -> anyhow::Result<String> {
     let stop = CancellationToken::new();
-    let (_, client) = open(url, &stop).await?;
+    let (_, client) = open(url, patience, &stop).await?;
     let known = root_known(&client, url, patience).await;
     stop.cancel();
     known.map(|()| client.endpoint())

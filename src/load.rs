@@ -45,7 +45,8 @@ the final counts to standard output. Exit code: 0 all loaded; 1 something was re
 
 /// How long an interrupted load may take to note how far it is.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(8);
-/// How long a root may take to be seen in the cluster store.
+/// How long the cluster engine may be away at the start, and how long a root may take to be seen in it: a wrong URL
+/// should be noticed soon.
 const ROOT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Loads documents from files into an index.
@@ -196,7 +197,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn push(options: EnqueueOptions, cluster: Option<String>) -> anyhow::Result<ExitCode> {
     let (queue, client): (Arc<dyn TaskQueue>, Client) = match &cluster {
         Some(url) => {
-            let (queue, client) = engine_queue::open(url, &options.load.stop).await?;
+            let (queue, client) = engine_queue::open(url, ROOT_PATIENCE, &options.load.stop).await?;
             engine_queue::root_known(&client, url, ROOT_PATIENCE).await?;
             (queue, client)
         }

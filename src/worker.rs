@@ -2,6 +2,7 @@
 
 use std::{num::NonZeroUsize, process::ExitCode, sync::Arc, time::Duration};
 
+use anyhow::Context;
 use trawl_data::load::{
     Client, Observer, Rejection, WorkerOptions, counted,
     queue::{HttpQueue, KIND, TaskQueue},
@@ -18,7 +19,8 @@ Examples:
 Any number of workers can run, here and elsewhere; each must be able to read the files by the same path, or by URL. \
 A task that fails is tried again after a pause, by any worker, and is dead after its last attempt: `trawl queue dead list`.
 
-Exit code: 0 at a signal, or with --until-empty when everything was loaded; 1 when tasks are dead; 2 usage.";
+Exit code: 0 at a signal, or with --until-empty when everything was loaded; 1 when tasks are dead, or when the cluster \
+was away for longer than --retry-for; 2 usage.";
 
 /// How long one request may take before it is sent again.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -47,7 +49,8 @@ pub struct Args {
     #[arg(long, env = "TRAWL_CLAIM_TIME", default_value = "60s", value_parser = crate::load::claim_time, value_name = "DURATION")]
     pub claim_time: Duration,
 
-    /// How long a batch is tried again when the cluster is busy or away; then the attempt has failed
+    /// How long to go on trying when the cluster is busy or away: to send a batch, after which the attempt has failed; to
+    /// open the cluster engine at the start and, with --until-empty, to ask for tasks, after which the worker ends
     #[arg(long, env = "TRAWL_RETRY_FOR", default_value = "5m", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub retry_for: Duration,
 
@@ -60,7 +63,11 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let stop = crate::shutdown::token()?;
     let (queue, client): (Arc<dyn TaskQueue>, Client) = match (&args.cluster, &args.endpoint) {
-        (Some(cluster), _) => engine_queue::open(cluster, &stop).await?,
+        (Some(cluster), _) => {
+            let open = engine_queue::open(cluster, args.retry_for, &stop);
+            let Some(opened) = stop.run_until_cancelled(open).await else { return Ok(ExitCode::SUCCESS) };
+            opened?
+        }
         (None, endpoint) => {
             let client = Client::new(endpoint.as_deref().unwrap_or_default(), REQUEST_TIMEOUT)?;
             (Arc::new(HttpQueue::new(client.clone())), client)
@@ -91,7 +98,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if !args.until_empty || stop.is_cancelled() {
         return Ok(ExitCode::SUCCESS);
     }
-    let counts = queue.counts(KIND).await.unwrap_or_default();
+    if let Some(reason) = report.gave_up {
+        anyhow::bail!("{reason}; start the worker again to do what is left in the queue");
+    }
+    let counts = queue.counts(KIND).await.context("cannot ask whether tasks are dead")?;
     if counts.dead > 0 {
         let dead = counted(counts.dead, "dead task");
         eprintln!("{dead}: `trawl queue dead list` shows what was wrong, `trawl queue dead replay` tries again");

@@ -224,7 +224,8 @@ async fn the_engine_names_the_roots_and_the_command_line_wins_over_the_environme
     let (code, text) =
         run(&["worker", "--until-empty", "--endpoint", endpoint], "TRAWL_CLUSTER", "sqlite:/nowhere").await;
     assert_eq!(code, 0, "{text}");
-    let (code, text) = run(&["worker", "--until-empty"], "TRAWL_CLUSTER", "sqlite:/nowhere").await;
+    let nowhere = ["worker", "--until-empty", "--retry-for", "0s"];
+    let (code, text) = run(&nowhere, "TRAWL_CLUSTER", "sqlite:/nowhere").await;
     assert!(code == 1 && text.contains("there is no cluster engine in /nowhere"), "{text}");
     assert!(!Path::new("/nowhere").exists());
     assert_eq!(count(&cluster.client, "some").await, 5);

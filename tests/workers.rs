@@ -8,7 +8,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use harness::{Client, Cluster, TRAWL, wait_until};
@@ -277,6 +277,44 @@ async fn a_task_whose_file_is_missing_dies_is_shown_and_replayed() {
     let (code, text) = trawl(&["queue", "status", "--endpoint", &endpoint]).await;
     assert_eq!(code, Some(0));
     assert!(text.contains("load") && text.contains("boats/0"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_waits_for_a_cluster_that_is_away_and_gives_up_in_time() {
+    let retry = ["--until-empty", "--retry-for", "2s"];
+    let nowhere = tempfile::tempdir().unwrap();
+    let missing = format!("sqlite:{}", nowhere.path().join("cluster").display());
+    let away: [(&[&str], &str); 3] = [
+        (&["--endpoint", "http://127.0.0.1:1"], "gave up asking for tasks after 2 s"),
+        (&["--cluster", "postgres://trawl@127.0.0.1:1/trawl"], "cannot open the cluster engine"),
+        (&["--cluster", &missing], "there is no cluster engine in"),
+    ];
+    for (place, message) in away {
+        let started = Instant::now();
+        let (code, text) = trawl(&[&["worker"], &retry[..], place].concat()).await;
+        assert!(code == Some(1) && text.contains(message), "{text}");
+        assert!((Duration::from_secs(2)..Duration::from_secs(12)).contains(&started.elapsed()), "{text}");
+    }
+    assert!(!nowhere.path().join("cluster").exists(), "nothing is made where nothing is");
+
+    // Started before the cluster.
+    let mut early = None;
+    let cluster = Cluster::start_in(1, 1, &[], |data_dir| {
+        let engine = format!("sqlite:{}", data_dir.join("cluster").display());
+        early = Some(Running::start(&["worker", "--cluster", &engine, "--retry-for", "1m"]));
+    })
+    .await;
+    let files = Files::new();
+    let file = files.file("boats.ndjson", lines(0..100, "").as_bytes());
+    let endpoint = cluster.client.endpoint.clone();
+    assert_eq!(
+        trawl(&["load", "--enqueue", "--endpoint", &endpoint, "--index", "boats", path(&file)]).await.0,
+        Some(0)
+    );
+    wait_until("the worker does the task", async || count(&cluster.client, "boats").await == 100).await;
+    let early = early.unwrap();
+    early.signal(Signal::SIGTERM);
+    assert_eq!(early.end().await.0, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,12 +20,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::at_work::{AtWork, Ended, Ending, pause_after};
-use super::backoff::Backoff;
+use super::backoff::{Backoff, GiveUp};
 use super::client::Client;
 use super::hold::Hold;
 use super::job::Job;
 use super::pipeline::{Finished, Pipeline};
-use super::queue::{Claimed, Counts, TaskQueue};
+use super::queue::{Claimed, Counts, QueueError, TaskQueue};
 use super::report::Observer;
 use super::task::{FORMAT, LoadTask, Progress, Tally};
 use super::{LoadError, index};
@@ -54,7 +54,8 @@ pub struct WorkerOptions {
     pub claim_time: Duration,
     /// End when no task is ready or claimed.
     pub until_empty: bool,
-    /// How long a batch is tried again when the cluster is busy or away; default 5 minutes.
+    /// How long a batch is tried again when the cluster is busy or away, and how long the queue is asked in vain by a
+    /// worker that ends when it is empty; default 5 minutes.
     pub retry_for: Duration,
 }
 
@@ -86,6 +87,8 @@ pub struct WorkReport {
     pub given_back: u64,
     /// Documents of finished tasks.
     pub tally: Tally,
+    /// Why it ended before the queue was known to be empty.
+    pub gave_up: Option<String>,
 }
 
 /// Works until `stop`, or until the queue is empty if that was asked for.
@@ -128,8 +131,18 @@ pub async fn work(
         report.lost += lane.lost;
         report.given_back += lane.given_back;
         report.tally.add(&lane.tally);
+        report.gave_up = report.gave_up.or(lane.gave_up);
     }
     Ok(report)
+}
+
+/// What a look into the queue came to.
+enum Look {
+    Task(Box<Claimed>),
+    /// Nothing for now.
+    Later,
+    /// Nothing is ready or claimed.
+    Empty,
 }
 
 struct Lane<'o> {
@@ -176,30 +189,49 @@ impl Lane<'_> {
     /// The next task; `None` when the worker shall end.
     async fn next(&mut self) -> Result<Option<Claimed>, LoadError> {
         let mut pause = LOOK_FIRST;
+        let mut backoff = Backoff::new(self.options.retry_for);
         loop {
             if self.stop.is_cancelled() {
                 return Ok(None);
             }
-            let queue = self.queue.clone();
-            let (kind, lease, name) = (&self.options.kind, self.options.claim_time, &self.options.name);
-            // A claim that is on its way is awaited: one that nobody hears of would have to run out first.
-            let claimed = self.meanwhile(queue.claim(kind, lease, name)).await?;
-            match claimed {
-                Ok(Some(claimed)) => return Ok(Some(claimed)),
-                Ok(None) if self.options.until_empty && self.at_work.is_empty() => {
-                    let counts = queue.counts(kind).await;
-                    if matches!(counts, Ok(Counts { ready: 0, claimed: 0, .. })) {
+            match self.look().await? {
+                Ok(Look::Task(claimed)) => return Ok(Some(*claimed)),
+                Ok(Look::Empty) => return Ok(None),
+                Ok(Look::Later) => backoff.progressed(),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot claim a task");
+                    let given_up = backoff.pause(Instant::now(), None).err();
+                    // One that works on until it is told to end has nobody who waits for it.
+                    if let Some(GiveUp { tried }) = given_up.filter(|_| self.options.until_empty) {
+                        let reason = format!("gave up asking for tasks after {} s: {error}", tried.as_secs());
+                        self.report.gave_up = Some(reason);
                         return Ok(None);
                     }
                 }
-                Ok(None) => {}
-                Err(error) => tracing::warn!(%error, "cannot claim a task"),
             }
             let stop = self.stop.clone();
             let slept = stop.run_until_cancelled(tokio::time::sleep(pause));
             self.meanwhile(slept).await?;
             pause = (pause * 2).min(LOOK_MAX);
         }
+    }
+
+    /// Looks for a task once.
+    async fn look(&mut self) -> Result<Result<Look, QueueError>, LoadError> {
+        let queue = self.queue.clone();
+        let (kind, lease, name) = (&self.options.kind, self.options.claim_time, &self.options.name);
+        // A claim that is on its way is awaited: one that nobody hears of would have to run out first.
+        let claimed = self.meanwhile(queue.claim(kind, lease, name)).await?;
+        Ok(match claimed {
+            Ok(Some(claimed)) => Ok(Look::Task(Box::new(claimed))),
+            Ok(None) if self.options.until_empty && self.at_work.is_empty() => {
+                let none_left = |counts| matches!(counts, Counts { ready: 0, claimed: 0, .. });
+                let counts = self.meanwhile(queue.counts(kind)).await?;
+                counts.map(|counts| if none_left(counts) { Look::Empty } else { Look::Later })
+            }
+            Ok(None) => Ok(Look::Later),
+            Err(error) => Err(error),
+        })
     }
 
     /// Awaits something while batches arrive and finished tasks are acknowledged.
