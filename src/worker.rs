@@ -19,8 +19,9 @@ Examples:
 Any number of workers can run, here and elsewhere; each must be able to read the files by the same path, or by URL. \
 A task that fails is tried again after a pause, by any worker, and is dead after its last attempt: `trawl queue dead list`.
 
-Exit code: 0 at a signal, or with --until-empty when everything was loaded; 1 when tasks are dead, or when the cluster \
-was away for longer than --retry-for; 2 usage.";
+Exit code: 0 at a signal, or with --until-empty when everything was loaded; 1 when this worker's tasks held documents that \
+were rejected, when tasks are dead, or when the cluster was away for longer than --retry-for; 2 usage. Rejected documents \
+are logged (the first 20 of each task) and kept with the task: `trawl queue tasks --json`.";
 
 /// How long one request may take before it is sent again.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -102,20 +103,25 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         anyhow::bail!("{reason}; start the worker again to do what is left in the queue");
     }
     let counts = queue.counts(KIND).await.context("cannot ask whether tasks are dead")?;
+    if rejected > 0 {
+        let rejected = counted(rejected, "document");
+        eprintln!("{rejected} rejected: `trawl queue tasks --state done --json` shows the first of each task and why");
+    }
     if counts.dead > 0 {
         let dead = counted(counts.dead, "dead task");
         eprintln!("{dead}: `trawl queue dead list` shows what was wrong, `trawl queue dead replay` tries again");
-        return Ok(ExitCode::FAILURE);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if counts.dead + rejected == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What a worker meets, for its log. Rejected documents are among the dead letters.
+/// What a worker meets, for its log.
 struct Log;
 
 impl Observer for Log {
     fn rejected(&self, rejection: &Rejection) {
-        tracing::debug!(place = %rejection.place, kind = rejection.kind, reason = rejection.reason, "rejected");
+        // A reason may quote the document.
+        let reason: String = rejection.reason.chars().take(500).collect();
+        tracing::warn!(place = %rejection.place, kind = rejection.kind, reason, "rejected");
     }
 
     fn retrying(&self, reason: &str, pause: Duration) {

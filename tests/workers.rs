@@ -318,6 +318,41 @@ async fn a_worker_waits_for_a_cluster_that_is_away_and_gives_up_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_worker_rejects_is_told_and_kept_with_the_task() {
+    let cluster = Cluster::start(1, 1).await;
+    let client = &cluster.client;
+    let mappings = json!({"properties": {"number": {"type": "integer"}}});
+    client.create_index("boats", 1, 0, mappings).await;
+    let files = Files::new();
+    let bad = "not json\n{\"number\": 1}\n[1]\n{\"id\": \"a\", \"number\": \"many\"}\n";
+    let few = files.file("few.ndjson", format!("{}{bad}{}", lines(0..3, ""), lines(3..10, "")).as_bytes());
+    let many = files.file("many.ndjson", "nonsense\n".repeat(30).as_bytes());
+    let endpoint = client.endpoint.clone();
+    let enqueue = ["load", "--enqueue", "--endpoint", &endpoint, "--index", "boats", "--id", "id"];
+    for file in [&few, &many] {
+        assert_eq!(trawl(&[&enqueue[..], &["--format", "ndjson", path(file)]].concat()).await.0, Some(0));
+    }
+    let (code, text) = trawl(&["worker", "--endpoint", &endpoint, "--until-empty"]).await;
+    assert_eq!(code, Some(1), "rejected is not loaded: {text}");
+    for told in ["few.ndjson:4", "few.ndjson:5", "few.ndjson:6", "few.ndjson:7", "many.ndjson:20", "and 10 more"] {
+        assert!(text.contains(told), "{told}: {text}");
+    }
+    assert!(!text.contains("many.ndjson:21") && text.contains("34 documents rejected"), "{text}");
+    assert_eq!(count(client, "boats").await, 10);
+
+    let (_, text) = trawl(&["queue", "tasks", "--endpoint", &endpoint, "--state", "done", "--json"]).await;
+    let kept: Value = serde_json::from_str(&text).unwrap();
+    let first = |task: usize| kept["tasks"][task]["progress"]["rejected_first"].as_array().unwrap().clone();
+    let mut places: Vec<String> = first(0).iter().map(|rejected| rejected["place"].to_string()).collect();
+    places.sort();
+    assert!(places.len() == 4 && places[0].ends_with("few.ndjson:4\""), "{places:?}");
+    assert!(first(0).iter().any(|rejected| rejected["kind"] == "invalid_json" && rejected["reason"] != ""), "{text}");
+    assert_eq!(first(1).len(), 20, "{text}");
+    let (_, text) = trawl(&["queue", "tasks", "--endpoint", &endpoint]).await;
+    assert!(text.contains("10 loaded, 4 rejected") && text.contains("0 loaded, 30 rejected"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_folder_of_texts_shares_tasks_and_a_worker_told_to_end_gives_them_back() {
     let cluster = Cluster::start(1, 1).await;
     let files = Files::new();

@@ -41,7 +41,7 @@ pub use client::{Client, ClientError, Reply};
 pub use console::Console;
 pub use enqueue::{EnqueueOptions, Enqueued, enqueue};
 pub use report::{Observer, Progress, Quiet, Rejection, Report, counted};
-pub use task::{LoadTask, Tally};
+pub use task::{LoadTask, Rejected, Tally};
 pub use worker::{WorkReport, WorkerOptions, work};
 
 use index::Preparation;

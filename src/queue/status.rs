@@ -166,7 +166,13 @@ fn progress(task: &Value) -> String {
     let tally = if progress["tally"].is_object() { &progress["tally"] } else { progress };
     let count = |key: &str| progress[key].as_u64();
     match (tally["loaded"].as_u64(), count("total")) {
-        (Some(loaded), _) => format!("{loaded} loaded"),
+        (Some(loaded), _) => {
+            let kinds = tally["rejected"].as_object().into_iter().flatten();
+            match kinds.filter_map(|(_, count)| count.as_u64()).sum::<u64>() {
+                0 => format!("{loaded} loaded"),
+                rejected => format!("{loaded} loaded, {rejected} rejected"),
+            }
+        }
         (None, Some(total)) => {
             let done = count("deleted").unwrap_or(0) + count("updated").unwrap_or(0);
             format!("{done} of {total}")

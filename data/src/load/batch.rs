@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::report::Rejection;
 use super::task::{Position, Tally};
 use crate::readers::{Place, Record};
 
@@ -92,8 +93,8 @@ impl Builder {
     }
 
     /// Something that is no document stands here.
-    pub(super) fn reject(&mut self, kind: &str, end: Position) {
-        self.rejected.reject(kind);
+    pub(super) fn reject(&mut self, rejection: &Rejection, end: Position) {
+        self.rejected.reject(rejection);
         self.end = self.end.max(end);
     }
 

@@ -36,6 +36,8 @@ pub(super) struct Pipeline<'o> {
     jobs_begun: u64,
     /// The job that documents are being added to.
     filling: Option<(u64, Builder)>,
+    /// Rejections of one job that are told one by one.
+    told_max: u64,
     finished: VecDeque<Finished>,
     report: Report,
     started: Instant,
@@ -50,6 +52,7 @@ struct Running {
     /// Nothing more is going to be added.
     closed: bool,
     failure: Option<Failure>,
+    rejected: u64,
 }
 
 /// A job of which nothing is on its way any more.
@@ -58,6 +61,8 @@ pub(super) struct Finished {
     pub(super) number: u64,
     /// Why it is not complete.
     pub(super) failure: Option<Failure>,
+    /// How many of its documents were rejected.
+    pub(super) rejected: u64,
 }
 
 impl<'o> Pipeline<'o> {
@@ -79,6 +84,7 @@ impl<'o> Pipeline<'o> {
             jobs: HashMap::new(),
             jobs_begun: 0,
             filling: None,
+            told_max: u64::MAX,
             finished: VecDeque::new(),
             report: Report::default(),
             started,
@@ -90,6 +96,11 @@ impl<'o> Pipeline<'o> {
 
     pub(super) fn observer(&self) -> &'o dyn Observer {
         self.observer
+    }
+
+    /// Of each job only so many rejections are told one by one; all are counted.
+    pub(super) fn tell_at_most(&mut self, rejections: u64) {
+        self.told_max = rejections;
     }
 
     /// Progress is told by these bytes from now on.
@@ -104,7 +115,7 @@ impl<'o> Pipeline<'o> {
         let number = self.jobs_begun;
         let builder = Builder::new(job.batch_bytes, job.batch_documents, job.progress().at);
         self.filling = Some((number, builder));
-        self.jobs.insert(number, Running { job, order: Order::default(), closed: false, failure: None });
+        self.jobs.insert(number, Running { job, order: Order::default(), closed: false, failure: None, rejected: 0 });
         number
     }
 
@@ -125,16 +136,26 @@ impl<'o> Pipeline<'o> {
             self.report.unread += 1;
             return self.observer.unread(&fault.place, &fault.reason);
         }
-        let kind = fault.kind.name();
-        if let Some((_, builder)) = &mut self.filling {
-            builder.reject(kind, Position { piece: fault.input, mark: fault.next });
+        let kind = fault.kind.name().to_owned();
+        let rejection = Rejection { place: fault.place, kind, reason: fault.reason };
+        let mut job = None;
+        if let Some((number, builder)) = &mut self.filling {
+            builder.reject(&rejection, Position { piece: fault.input, mark: fault.next });
+            job = Some(*number);
         }
-        self.reject(&Rejection { place: fault.place, kind: kind.to_owned(), reason: fault.reason });
+        self.reject(job, &rejection);
     }
 
-    /// Counts and tells a rejection.
-    pub(super) fn reject(&mut self, rejection: &Rejection) {
-        self.observer.rejected(rejection);
+    /// Counts a rejection and, unless there were many of its job, tells it.
+    fn reject(&mut self, job: Option<u64>, rejection: &Rejection) {
+        let running = job.and_then(|job| self.jobs.get_mut(&job));
+        let of_job = running.map_or(1, |running| {
+            running.rejected += 1;
+            running.rejected
+        });
+        if of_job <= self.told_max {
+            self.observer.rejected(rejection);
+        }
         *self.report.rejected.entry(rejection.kind.clone()).or_default() += 1;
     }
 
@@ -256,7 +277,7 @@ impl<'o> Pipeline<'o> {
         self.report.bytes_loaded += outcome.tally.bytes;
         self.report.retries += outcome.retries;
         for rejection in &outcome.rejected {
-            self.reject(rejection);
+            self.reject(Some(outcome.job), rejection);
         }
         let Some(running) = self.jobs.get_mut(&outcome.job) else { return Ok(()) };
         match outcome.failure {
@@ -276,9 +297,9 @@ impl<'o> Pipeline<'o> {
         let ended =
             |running: &Running| (running.closed || running.failure.is_some()) && running.order.none_on_the_way();
         if self.jobs.get(&number).is_some_and(ended)
-            && let Some(Running { failure, .. }) = self.jobs.remove(&number)
+            && let Some(Running { failure, rejected, .. }) = self.jobs.remove(&number)
         {
-            self.finished.push_back(Finished { number, failure });
+            self.finished.push_back(Finished { number, failure, rejected });
         }
     }
 }

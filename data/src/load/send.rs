@@ -44,7 +44,7 @@ pub(super) struct Outcome {
 
 impl Outcome {
     fn reject(&mut self, rejection: Rejection) {
-        self.tally.reject(&rejection.kind);
+        self.tally.reject(&rejection);
         self.rejected.push(rejection);
     }
 }

@@ -5,7 +5,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::report::Rejection;
 use crate::readers::{Mark, Piece};
+
+/// Rejected documents of a task that are told and kept one by one; the rest is only counted.
+pub(super) const REJECTED_FIRST_MAX: usize = 20;
+/// Length of a reason and of a place that is kept: a reason may quote the document.
+const REJECTED_TEXT_CHARS_MAX: usize = 500;
 
 /// The form of the body; a worker refuses one it does not know.
 pub(super) const FORMAT: u32 = 1;
@@ -75,6 +81,20 @@ pub struct Tally {
     /// Documents rejected, by kind.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rejected: BTreeMap<String, u64>,
+    /// The first of them, for whoever looks at the task: most never reached the index, which keeps dead letters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejected_first: Vec<Rejected>,
+}
+
+/// A document that was rejected, as it is kept with its task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// File and line.
+    pub place: String,
+    /// What counts are kept by.
+    pub kind: String,
+    /// Why.
+    pub reason: String,
 }
 
 impl Tally {
@@ -86,6 +106,8 @@ impl Tally {
         for (kind, count) in &other.rejected {
             *self.rejected.entry(kind.clone()).or_default() += count;
         }
+        let room = REJECTED_FIRST_MAX.saturating_sub(self.rejected_first.len());
+        self.rejected_first.extend(other.rejected_first.iter().take(room).cloned());
     }
 
     /// The number of everything rejected.
@@ -94,8 +116,13 @@ impl Tally {
     }
 
     /// Counts a rejection.
-    pub fn reject(&mut self, kind: &str) {
-        *self.rejected.entry(kind.to_owned()).or_default() += 1;
+    pub(super) fn reject(&mut self, rejection: &Rejection) {
+        *self.rejected.entry(rejection.kind.clone()).or_default() += 1;
+        if self.rejected_first.len() < REJECTED_FIRST_MAX {
+            let short = |text: &str| text.chars().take(REJECTED_TEXT_CHARS_MAX).collect();
+            let (place, reason) = (short(&rejection.place.to_string()), short(&rejection.reason));
+            self.rejected_first.push(Rejected { place, kind: rejection.kind.clone(), reason });
+        }
     }
 }
 

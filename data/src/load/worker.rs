@@ -27,7 +27,7 @@ use super::job::Job;
 use super::pipeline::{Finished, Pipeline};
 use super::queue::{Claimed, Counts, QueueError, TaskQueue};
 use super::report::Observer;
-use super::task::{FORMAT, LoadTask, Progress, Tally};
+use super::task::{FORMAT, LoadTask, Progress, REJECTED_FIRST_MAX, Tally};
 use super::{LoadError, index};
 use crate::readers::{Event, Input, Piece, ReadOptions, Reading, read};
 
@@ -107,8 +107,9 @@ pub async fn work(
         let (queue, client, options) = (queue.clone(), client.clone(), options.clone());
         let (observer, stop) = (observer.clone(), stop.clone());
         lanes.spawn(async move {
-            let pipeline =
+            let mut pipeline =
                 Pipeline::new(client.clone(), options.batches.get(), options.retry_for, &*observer, Instant::now());
+            pipeline.tell_at_most(REJECTED_FIRST_MAX as u64);
             let lane = Lane {
                 queue,
                 client,
@@ -177,7 +178,7 @@ impl Lane<'_> {
             let numbers: Vec<u64> = self.at_work.keys().copied().collect();
             for number in numbers {
                 self.stop_at(number, Ended::Stopped);
-                self.end(Finished { number, failure: None });
+                self.end(Finished { number, failure: None, rejected: 0 });
             }
         }
         while let Some(ending) = self.endings.join_next().await {
@@ -379,7 +380,7 @@ impl Lane<'_> {
     fn end(&mut self, finished: Finished) {
         let Some(at_work) = self.at_work.remove(&finished.number) else { return };
         let (queue, retry_for) = (self.queue.clone(), self.options.retry_for);
-        self.endings.spawn(at_work.end(queue, retry_for, finished.failure));
+        self.endings.spawn(at_work.end(queue, retry_for, finished));
     }
 
     fn count(&mut self, ending: Option<Ending>) {

@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use super::super::backoff::Backoff;
 use super::super::hold::Hold;
 use super::super::job::Job;
+use super::super::pipeline::Finished;
 use super::super::queue::{Claimed, QueueError, TaskQueue};
 use super::super::send::Failure;
-use super::super::task::Tally;
+use super::super::task::{REJECTED_FIRST_MAX, Tally};
 
 /// The pause after the first failed attempt; doubled with each further one.
 const AGAIN_FIRST: Duration = Duration::from_secs(1);
@@ -53,9 +54,14 @@ pub(super) enum Ending {
 
 impl AtWork {
     /// Tells the queue what became of the task.
-    pub(super) async fn end(self, queue: Arc<dyn TaskQueue>, retry_for: Duration, failure: Option<Failure>) -> Ending {
+    pub(super) async fn end(self, queue: Arc<dyn TaskQueue>, retry_for: Duration, finished: Finished) -> Ending {
         let Self { claimed, job, hold, ended, unread, reason } = self;
+        let Finished { failure, rejected, .. } = finished;
         let receipt = claimed.receipt.as_str();
+        let more = rejected.saturating_sub(REJECTED_FIRST_MAX as u64);
+        if more > 0 {
+            tracing::warn!(task = receipt, "and {more} more of this task were rejected");
+        }
         let lost = matches!(failure, Some(Failure::ClaimLost)) || ended == Ended::Lost || hold.lost.is_cancelled();
         if lost {
             tracing::warn!(task = receipt, "the claim ran out: the task is another worker's");
