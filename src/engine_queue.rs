@@ -8,7 +8,7 @@ use anyhow::Context;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use trawl_cluster::engines::redacted;
-use trawl_cluster::work_queue::{NewTask, Receipt, TaskId, TaskState, WorkQueue};
+use trawl_cluster::work_queue::{NewTask, Receipt, Task, TaskId, TaskState, WorkQueue};
 use trawl_cluster::{Engine, EngineOptions, Error, LEASE_TIME, Viewer};
 use trawl_data::load::{
     Client,
@@ -130,6 +130,23 @@ fn failed(error: Error) -> QueueError {
     }
 }
 
+/// A task as listed, done or not.
+fn listed(task: Task) -> Listed {
+    let state = match task.state {
+        TaskState::Ready => "ready",
+        TaskState::Claimed => "claimed",
+        TaskState::Done => "done",
+        TaskState::Dead => "dead",
+    };
+    Listed {
+        id: format!("task-{}", task.id.0),
+        state: state.to_owned(),
+        body: json(&task.body),
+        worker: task.worker,
+        cancelled: task.cancelled,
+    }
+}
+
 fn receipt(text: &str) -> Result<Receipt, QueueError> {
     text.parse().map_err(QueueError::Refused)
 }
@@ -175,19 +192,19 @@ impl TaskQueue for EngineQueue {
             let is_last = tasks.len() < UNFINISHED_MAX;
             for task in tasks {
                 after = task.id;
-                let state = match task.state {
-                    TaskState::Ready => "ready",
-                    TaskState::Claimed => "claimed",
-                    TaskState::Dead => "dead",
-                    TaskState::Done => continue,
-                };
-                let id = format!("task-{}", task.id.0);
-                found.push(Listed { id, state: state.to_owned(), body: json(&task.body) });
+                if task.state != TaskState::Done {
+                    found.push(listed(task));
+                }
             }
             if is_last || found.len() >= UNFINISHED_MAX {
                 return Ok(found);
             }
         }
+    }
+
+    async fn task(&self, text: &str) -> Result<Option<Listed>, QueueError> {
+        let task = self.0.task(receipt(text)?.task).await.map_err(failed)?;
+        Ok(task.map(listed))
     }
 
     async fn counts(&self, kind: &str) -> Result<Counts, QueueError> {

@@ -120,6 +120,13 @@ async fn numbers(client: &Client, index: &str) -> Vec<u64> {
     }
 }
 
+/// The documents that a load at work has noted as loaded.
+async fn noted(client: &Client, index: &str) -> u64 {
+    let claimed = client.get("/_trawl/queue/tasks?state=claimed").await.body["tasks"].clone();
+    let task = claimed.as_array().into_iter().flatten().find(|task| task["body"]["index"] == index);
+    task.and_then(|task| task["progress"]["tally"]["loaded"].as_u64()).unwrap_or(0)
+}
+
 async fn tasks(client: &Client) -> Value {
     client.get("/_trawl/queue?shards=false").await.body["kinds"]["load"].clone()
 }
@@ -243,6 +250,72 @@ async fn an_interrupted_load_goes_on_where_it_was() {
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains(&format!("loaded {} documents", documents - 100)), "{text}");
     assert_eq!(count(&cluster.client, "boats").await, documents as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_goes_on_when_the_cluster_was_away_for_longer_than_its_claim() {
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut cluster = Cluster::start_with(1, 1, &["--http", &address]).await;
+    let files = Files::new();
+    let documents = 30_000;
+    let file = files.file("boats.ndjson", lines(0..documents, "").as_bytes());
+    let load = ["load", "--endpoint", &cluster.client.endpoint, "--index", "boats", "--batch-bytes", "4KiB"];
+    let running = Running::start(&[&load[..], &["--claim-time", "1s", path(&file)]].concat());
+    wait_until("the load has noted how far it is", async || noted(&cluster.client, "boats").await > 0).await;
+    cluster.terminate().await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    cluster.up().await;
+    let (code, text) = running.end().await;
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("taking it up again") && text.contains("going on with an interrupted load"), "{text}");
+    assert!(text.contains(&format!("loaded {documents} documents")), "{text}");
+    let found = numbers(&cluster.client, "boats").await;
+    assert_eq!(found, (0..documents as u64).collect::<Vec<_>>(), "every document once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_another_process_has_taken_over_says_so() {
+    let cluster = Cluster::start(1, 1).await;
+    let (client, endpoint) = (&cluster.client, cluster.client.endpoint.as_str());
+    let files = Files::new();
+    let documents = 20_000;
+    let file = files.file("boats.ndjson", lines(0..documents, "").as_bytes());
+    let start = |index: &str, claim_time: &str| {
+        let load = ["load", "--endpoint", endpoint, "--index", index, "--batch-bytes", "4KiB", path(&file)];
+        Running::start(&[&load[..], &["--claim-time", claim_time]].concat())
+    };
+    let paused = async |index: &str| {
+        let running = start(index, "1s");
+        wait_until("the load has noted how far it is", async || noted(client, index).await > 0).await;
+        running.signal(Signal::SIGSTOP);
+        running
+    };
+
+    let first = paused("finished").await;
+    let (code, text) = start("finished", "1s").end().await;
+    assert!(code == Some(0) && text.contains("going on with an interrupted load"), "{text}");
+    first.signal(Signal::SIGCONT);
+    let (code, text) = first.end().await;
+    assert!(code == Some(1) && text.contains("another process has taken over this load and finished it"), "{text}");
+    assert_eq!(count(client, "finished").await, documents as u64);
+
+    let first = paused("held").await;
+    let second = start("held", "1m");
+    let name = format!("trawl load, process {}", second.0.as_ref().unwrap().id());
+    wait_until("the other has claimed it", async || {
+        let claimed = client.get("/_trawl/queue/tasks?state=claimed").await;
+        claimed.body["tasks"].as_array().is_some_and(|tasks| tasks.iter().any(|task| task["worker"] == name.as_str()))
+    })
+    .await;
+    second.signal(Signal::SIGSTOP);
+    first.signal(Signal::SIGCONT);
+    let (code, text) = first.end().await;
+    assert!(code == Some(1) && text.contains(&format!("and is at work on it: {name}")), "{text}");
+    second.signal(Signal::SIGCONT);
+    let (code, text) = second.end().await;
+    assert_eq!(code, Some(0), "{text}");
+    let found = numbers(client, "held").await;
+    assert_eq!(found, (0..documents as u64).collect::<Vec<_>>(), "every document once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

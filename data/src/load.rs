@@ -24,6 +24,7 @@ mod pipeline;
 pub mod queue;
 mod report;
 mod resume;
+mod retake;
 mod send;
 mod task;
 mod worker;
@@ -169,9 +170,11 @@ pub enum LoadError {
         /// What was loaded until then.
         report: Box<Report>,
     },
-    /// The process was paused for so long that another one took over the same load.
-    #[error("another process has taken over this load")]
+    /// The claim on the load ran out, and it cannot be taken up again.
+    #[error("{reason}")]
     ClaimLost {
+        /// Who has it now, or what became of it.
+        reason: String,
         /// What was loaded until then.
         report: Box<Report>,
     },
@@ -187,16 +190,20 @@ impl LoadError {
             Self::GaveUp { report, .. }
             | Self::Refused { report, .. }
             | Self::Interrupted { report }
-            | Self::ClaimLost { report } => Some(report),
+            | Self::ClaimLost { report, .. } => Some(report),
             _ => None,
         }
+    }
+
+    fn claim_lost(report: Box<Report>) -> Self {
+        Self::ClaimLost { reason: "the claim on this load ran out".to_owned(), report }
     }
 
     fn of(failure: Failure, report: Box<Report>) -> Self {
         match failure {
             Failure::GaveUp { tried, last } => Self::GaveUp { tried, last, report },
             Failure::Refused { status, reason } => Self::Refused { what: "a batch".to_owned(), status, reason, report },
-            Failure::ClaimLost => Self::ClaimLost { report },
+            Failure::ClaimLost => Self::claim_lost(report),
         }
     }
 }

@@ -126,8 +126,12 @@ impl Cluster {
 
     /// Starts `trawl up` (again) in the cluster's directory and waits until it is ready.
     pub async fn up(&mut self) {
+        // Another address each time, unless the test needs it to stay.
+        let given = self.extra.iter().any(|argument| argument == "--http");
+        let http: &[&str] = if given { &[] } else { &["--http", "127.0.0.1:0"] };
         let mut child = Command::new(TRAWL)
-            .args(["--log", &log_level(), "--log-format", "text", "up", "--http", "127.0.0.1:0"])
+            .args(["--log", &log_level(), "--log-format", "text", "up"])
+            .args(http)
             .arg("--data-dir")
             .arg(&self.data_dir)
             .args(["--roots", &self.roots.to_string(), "--leaves", &self.leaves.to_string()])

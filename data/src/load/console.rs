@@ -130,6 +130,12 @@ impl Observer for Console {
         self.line(&format!("going on with an interrupted load: {} documents were loaded before", earlier.loaded));
     }
 
+    fn retaking(&self) {
+        self.line(
+            "the claim on this load ran out while the cluster was away or this process was paused: taking it up again",
+        );
+    }
+
     fn retrying(&self, reason: &str, pause: Duration) {
         // A short pause is the ordinary way of a busy cluster.
         if pause < PAUSE_SHOWN_MIN {

@@ -15,7 +15,7 @@ use super::client::Client;
 use super::job::{Job, Order};
 use super::report::{Observer, Progress, Rejection, Report};
 use super::send::{Failure, Outcome, Sender};
-use super::task::Position;
+use super::task::{Position, Tally};
 use crate::readers::{Fault, Record};
 
 /// How often progress is told.
@@ -101,6 +101,17 @@ impl<'o> Pipeline<'o> {
     /// Of each job only so many rejections are told one by one; all are counted.
     pub(super) fn tell_at_most(&mut self, rejections: u64) {
         self.told_max = rejections;
+    }
+
+    /// Counts what an earlier pipeline of the same process did.
+    pub(super) fn carry(&mut self, done: Tally, retries: u64) {
+        self.report.loaded += done.loaded;
+        self.report.replaced += done.replaced;
+        self.report.bytes_loaded += done.bytes;
+        self.report.retries += retries;
+        for (kind, count) in done.rejected {
+            *self.report.rejected.entry(kind).or_default() += count;
+        }
     }
 
     /// Progress is told by these bytes from now on.

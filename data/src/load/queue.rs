@@ -69,6 +69,10 @@ pub struct Listed {
     pub state: String,
     /// What to do.
     pub body: Value,
+    /// Who claimed it last.
+    pub worker: String,
+    /// Whether it was cancelled.
+    pub cancelled: bool,
 }
 
 /// How many tasks of a kind there are.
@@ -113,6 +117,8 @@ pub trait TaskQueue: Send + Sync + 'static {
     /// Unfinished tasks of a kind, the first ones. Asked for in all states at once: one whose claim runs out between two
     /// questions would be in neither answer.
     async fn unfinished(&self, kind: &str) -> Result<Vec<Listed>, QueueError>;
+    /// The task of a receipt, while it is kept.
+    async fn task(&self, receipt: &str) -> Result<Option<Listed>, QueueError>;
     /// How many tasks of the kind there are.
     async fn counts(&self, kind: &str) -> Result<Counts, QueueError>;
 }
@@ -150,6 +156,12 @@ impl HttpQueue {
             status => Err(QueueError::Refused(format!("status {status}: {}", reason()))),
         }
     }
+}
+
+fn listed(task: &Value) -> Listed {
+    let text = |key: &str| task[key].as_str().unwrap_or_default().to_owned();
+    let cancelled = task["cancelled"] == true;
+    Listed { id: text("id"), state: text("state"), body: task["body"].clone(), worker: text("worker"), cancelled }
 }
 
 fn time(duration: Duration) -> String {
@@ -196,17 +208,26 @@ impl TaskQueue for HttpQueue {
             let query = [("kind", kind), ("after", after.as_str()), ("size", "100")];
             let answer = self.answer(self.client.get_with(&["_trawl", "queue", "tasks"], &query).await)?;
             for task in answer["tasks"].as_array().into_iter().flatten() {
-                let text = |key: &str| task[key].as_str().unwrap_or_default().to_owned();
-                let (id, state) = (text("id"), text("state"));
-                after.clone_from(&id);
-                if state != "done" {
-                    found.push(Listed { id, state, body: task["body"].clone() });
+                let task = listed(task);
+                after.clone_from(&task.id);
+                if task.state != "done" {
+                    found.push(task);
                 }
             }
             if answer["more"] != true || found.len() >= UNFINISHED_MAX {
                 return Ok(found);
             }
         }
+    }
+
+    async fn task(&self, receipt: &str) -> Result<Option<Listed>, QueueError> {
+        let id = format!("task-{}", receipt.split('-').next().unwrap_or_default());
+        let reply = self.client.get(&["_trawl", "queue", "tasks", &id]).await;
+        let is_gone = |reply: &Reply| reply.json()["error"]["type"] == "resource_not_found_exception";
+        if reply.as_ref().is_ok_and(|reply| reply.status == 404 && is_gone(reply)) {
+            return Ok(None);
+        }
+        Ok(Some(listed(&self.answer(reply)?)))
     }
 
     async fn counts(&self, kind: &str) -> Result<Counts, QueueError> {

@@ -47,6 +47,8 @@ pub trait Observer: Send + Sync {
     fn unread(&self, _place: &Place, _reason: &str) {}
     /// The load goes on from where an earlier run of it was interrupted, which had come to these counts.
     fn resuming(&self, _earlier: &Tally) {}
+    /// The claim on the load ran out, because the cluster was away or this process was paused; it is claimed again.
+    fn retaking(&self) {}
     /// A batch is sent again after a pause.
     fn retrying(&self, _reason: &str, _pause: Duration) {}
 }

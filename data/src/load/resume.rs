@@ -21,10 +21,13 @@ use super::job::Job;
 use super::pipeline::Pipeline;
 use super::queue::{Claimed, HttpQueue, Push, QueueError, TaskQueue};
 use super::report::{Observer, Report};
+use super::retake::{self, retake};
 use super::send::Failure;
 use super::task::{Position, Progress, Tally};
 use super::{LoadError, LoadOptions, index};
-use crate::readers::{Cut, CutOptions, Cutting, Event, Fault, Input, Piece, ReadOptions, bytes_total, cut, read_from};
+use crate::readers::{
+    Cut, CutOptions, Cutting, Event, Fault, Input, Opened, Piece, ReadOptions, bytes_total, cut, read_from,
+};
 
 /// Between two attempts to take over the load from a process that may be gone.
 const TAKE_OVER_EVERY: Duration = Duration::from_millis(500);
@@ -48,7 +51,7 @@ pub(super) enum Attempt {
 /// 1. Begins to cut; at the first file with content the index is made if it is missing.
 /// 2. Finds the same load unfinished in the queue, or pushes it; claims it.
 /// 3. Skips what was done, reads the rest, sends it, noting how far it is.
-/// 4. Acknowledges.
+/// 4. Acknowledges. Should the claim run out on the way, it is claimed again and 3 done over from what was noted last.
 pub(super) async fn load(
     client: &Client,
     options: &LoadOptions,
@@ -63,37 +66,78 @@ pub(super) async fn load(
     if let Err(QueueError::NoQueue(_) | QueueError::Refused(_)) = queue.counts(&kind).await {
         return Ok(Attempt::NoQueue);
     }
-    let cut_options = CutOptions { read: read.clone(), piece_bytes: u64::MAX };
-    let mut cutting = cut(options.inputs.clone(), cut_options).map_err(internal)?;
-    let mut pipeline = Pipeline::new(client.clone(), options.concurrency.get(), options.retry_for, observer, started);
-    let mut pieces = Vec::new();
-    let opened = loop {
-        match cutting.cuts.recv().await {
-            Some(Cut::Opened(opened)) => break Some(opened),
-            Some(Cut::Piece(piece)) => pieces.push(*piece),
-            Some(Cut::Fault(fault)) => pipeline.fault(fault),
-            None => break None,
-        }
-    };
+    let pipeline = || Pipeline::new(client.clone(), options.concurrency.get(), options.retry_for, observer, started);
+    let mut begun = Begun::new(options, &read, pipeline()).await?;
     // Nothing to load at all.
-    let Some(opened) = opened else { return Ok(Attempt::Loaded(pipeline.report())) };
+    let Some(opened) = begun.opened.take() else { return Ok(Attempt::Loaded(begun.pipeline.report())) };
     preparation.ensure_index(&opened.mapping).await?;
 
     let uid = index::uid(client, &options.index).await.ok().flatten().unwrap_or_default();
-    let Some(claimed) = claim(&*queue, &kind, &uid, options, observer).await? else { return Ok(Attempt::NoQueue) };
-    let progress: Progress = serde_json::from_value(claimed.progress.clone()).unwrap_or_default();
-    let mut load = Load {
-        queue,
-        claimed,
-        options,
-        read,
-        pipeline,
-        chains: Arc::default(),
-        earlier: Tally::default(),
-        unread_at: Arc::default(),
-    };
-    let report = load.run(cutting, pieces, progress).await?;
-    Ok(Attempt::Loaded(report))
+    let Some(mut claimed) = claim(&*queue, &kind, &uid, options, observer).await? else { return Ok(Attempt::NoQueue) };
+    let mut earlier: Option<Tally> = None;
+    let mut retries = 0;
+    let mut at = Position::START;
+    let mut in_vain = Backoff::new(options.retry_for);
+    loop {
+        let progress: Progress = serde_json::from_value(claimed.progress.clone()).unwrap_or_default();
+        if progress.at > at {
+            at = progress.at;
+            in_vain.progressed();
+        }
+        let Begun { cutting, pieces, pipeline: at_hand, .. } = begun;
+        let mut load = Load {
+            queue: queue.clone(),
+            claimed: claimed.clone(),
+            options,
+            read: read.clone(),
+            pipeline: at_hand,
+            chains: Arc::default(),
+            earlier: earlier.take(),
+            retries,
+            unread_at: Arc::default(),
+        };
+        let report = match load.run(cutting, pieces, progress).await {
+            Ok(report) => return Ok(Attempt::Loaded(report)),
+            Err(LoadError::ClaimLost { report, .. }) => report,
+            Err(error) => return Err(error),
+        };
+        // Where nothing goes forward between one loss and the next, it would never end.
+        if let Err(give_up) = in_vain.pause(Instant::now(), None) {
+            let last = "the claim on this load runs out again and again: try a longer --claim-time".to_owned();
+            return Err(LoadError::GaveUp { tried: give_up.tried, last, report });
+        }
+        earlier = load.earlier.take();
+        retries = report.retries;
+        drop(load);
+        claimed = retake(&*queue, &kind, &claimed, options, observer, &report).await?;
+        begun = Begun::new(options, &read, pipeline()).await?;
+    }
+}
+
+/// The inputs, cut up to the first file with something in it.
+struct Begun<'o> {
+    cutting: Cutting,
+    pieces: Vec<Piece>,
+    opened: Option<Box<Opened>>,
+    /// Has counted what could not be read so far.
+    pipeline: Pipeline<'o>,
+}
+
+impl<'o> Begun<'o> {
+    async fn new(options: &LoadOptions, read: &ReadOptions, mut pipeline: Pipeline<'o>) -> Result<Self, LoadError> {
+        let cut_options = CutOptions { read: read.clone(), piece_bytes: u64::MAX };
+        let mut cutting = cut(options.inputs.clone(), cut_options).map_err(internal)?;
+        let mut pieces = Vec::new();
+        let opened = loop {
+            match cutting.cuts.recv().await {
+                Some(Cut::Opened(opened)) => break Some(opened),
+                Some(Cut::Piece(piece)) => pieces.push(*piece),
+                Some(Cut::Fault(fault)) => pipeline.fault(fault),
+                None => break None,
+            }
+        };
+        Ok(Self { cutting, pieces, opened, pipeline })
+    }
 }
 
 /// The kind of this load's task: the same for the same files, index and way of reading.
@@ -118,7 +162,7 @@ async fn claim(
     options: &LoadOptions,
     observer: &dyn Observer,
 ) -> Result<Option<Claimed>, LoadError> {
-    let worker = format!("trawl load, process {}", std::process::id());
+    let worker = retake::name();
     let mut backoff = Backoff::new(options.retry_for);
     loop {
         let step = async {
@@ -175,8 +219,10 @@ struct Load<'o> {
     pipeline: Pipeline<'o>,
     /// Per piece a hash over what it and all before it were.
     chains: Arc<Mutex<Vec<u64>>>,
-    /// What an earlier run came to.
-    earlier: Tally,
+    /// What an earlier process came to; not known before the first run of this one.
+    earlier: Option<Tally>,
+    /// Requests that earlier runs of this process sent again.
+    retries: u64,
     /// How far the load was at the first file that could be opened but not read: going on begins there, for it is to be
     /// tried again.
     unread_at: Arc<OnceLock<Progress>>,
@@ -204,8 +250,12 @@ impl Load<'_> {
         queued.iter().for_each(|piece| forward.note(piece));
         let mut cutting = cutting;
         let progress = self.resumable(&mut forward, &mut cutting, &mut queued, noted).await;
-        self.earlier = progress.tally.clone();
-        if progress.at > Position::START {
+        // Where everything is loaded anew, nothing that was done before counts.
+        let begins_anew = progress.at == Position::START;
+        let earlier = self.earlier.take().filter(|_| !begins_anew).unwrap_or_else(|| progress.tally.clone());
+        self.pipeline.carry(progress.tally.since(&earlier), self.retries);
+        self.earlier = Some(earlier);
+        if !begins_anew {
             self.pipeline.observer().resuming(&progress.tally);
         }
         let at = progress.at;
@@ -341,7 +391,7 @@ impl Load<'_> {
         self.give_back(hold).await;
         Err(match early {
             Early::Stopped => LoadError::Interrupted { report },
-            Early::ClaimLost => LoadError::ClaimLost { report },
+            Early::ClaimLost => LoadError::claim_lost(report),
         })
     }
 
@@ -367,7 +417,7 @@ impl Load<'_> {
     }
 
     fn report(&self) -> Report {
-        Report { earlier: self.earlier.clone(), ..self.pipeline.report() }
+        Report { earlier: self.earlier.clone().unwrap_or_default(), ..self.pipeline.report() }
     }
 }
 

@@ -110,6 +110,22 @@ impl Tally {
         self.rejected_first.extend(other.rejected_first.iter().take(room).cloned());
     }
 
+    /// What came since `earlier`, which this one began with.
+    pub(super) fn since(&self, earlier: &Self) -> Self {
+        let mut rejected = self.rejected.clone();
+        for (kind, count) in &mut rejected {
+            *count = count.saturating_sub(earlier.rejected.get(kind).copied().unwrap_or(0));
+        }
+        rejected.retain(|_, count| *count > 0);
+        Self {
+            loaded: self.loaded.saturating_sub(earlier.loaded),
+            replaced: self.replaced.saturating_sub(earlier.replaced),
+            bytes: self.bytes.saturating_sub(earlier.bytes),
+            rejected,
+            rejected_first: Vec::new(),
+        }
+    }
+
     /// The number of everything rejected.
     pub fn rejected_total(&self) -> u64 {
         self.rejected.values().sum()
