@@ -187,10 +187,10 @@ async fn files_that_cannot_be_read_are_counted_apart_and_the_others_are_loaded()
     // The same when the place in a pipe is not noted, and when nothing is left to load.
     let (code, text) = load(&cluster, "mixed", &[], &[files[0], Path::new("-")], Some(b"{\"title\": \"two\"}\n")).await;
     assert_eq!(code, 1);
-    assert!(text.contains("loaded 1 documents") && text.contains("; rejected 0; could not be read: 1 file"), "{text}");
+    assert!(text.contains("loaded 1 document (") && text.contains("; rejected 0; could not be read: 1 file"), "{text}");
     let (code, text) = load(&cluster, "mixed", &[], &files[..2], None).await;
     assert_eq!(code, 1);
-    assert!(text.contains("loaded 0 documents") && text.contains("could not be read: 2 files"), "{text}");
+    assert!(text.contains("loaded 0 documents (") && text.contains("could not be read: 2 files"), "{text}");
     let (code, text) = load(&cluster, "mixed", &["--enqueue"], &files, None).await;
     assert_eq!(code, 1);
     assert!(text.contains("enqueued 1 task from 2 files") && text.contains("could not be read: 4 files"), "{text}");
