@@ -23,7 +23,7 @@ mod telemetry;
 mod up;
 mod worker;
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use cli::{Cli, Command};
 
@@ -56,7 +56,8 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("trawl: {error:#}");
+            // Standard error may be full or closed.
+            let _ = writeln!(std::io::stderr(), "trawl: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -70,10 +70,14 @@ pub fn start(args: &LogArgs, file: Option<NonBlocking>) {
             eprintln!("trawl: log level {:?} cannot be read ({error}), using info", args.log);
             tracing_subscriber::EnvFilter::new("info")
         });
+    // What cannot be logged is told nobody: complaining on standard error panics where that is what is full or closed.
     let json = args.log_format.is_json();
-    let as_json = json.then(|| layer().json().flatten_event(true).with_writer(std::io::stderr));
-    let as_text = (!json).then(|| layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr));
-    let in_file = file.map(|file| layer().json().flatten_event(true).with_writer(file));
+    let as_json =
+        json.then(|| layer().log_internal_errors(false).json().flatten_event(true).with_writer(std::io::stderr));
+    let as_text = (!json).then(|| {
+        layer().log_internal_errors(false).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr)
+    });
+    let in_file = file.map(|file| layer().log_internal_errors(false).json().flatten_event(true).with_writer(file));
     tracing_subscriber::registry().with(filter).with(as_json).with(as_text).with(in_file).init();
 }
 

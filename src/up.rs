@@ -20,7 +20,7 @@ use anyhow::{Context, bail};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::telemetry::LogArgs;
+use crate::{api::table::say, telemetry::LogArgs};
 use child::Child;
 use cluster_file::{ClusterFile, Role};
 
@@ -66,14 +66,15 @@ pub struct Args {
 pub async fn run(args: Args, log: &LogArgs) -> anyhow::Result<ExitCode> {
     let shutdown = crate::shutdown::token()?;
     let cluster = Cluster::start(&args, log, shutdown.clone()).await?;
-    println!("cluster: {} roots, {} leaves, data in {}", args.roots, args.leaves, args.data_dir.display());
+    // Whoever reads this may have gone: that is no reason to end.
+    say(&format!("cluster: {} roots, {} leaves, data in {}", args.roots, args.leaves, args.data_dir.display()));
     for root in &cluster.roots {
-        println!("root: http://{root}");
+        say(&format!("root: http://{root}"));
     }
     tokio::select! {
         ready = cluster.ready(Duration::from_secs(60)) => match ready {
-            Ok(()) => println!("ready: http://{} (Ctrl-C ends it)", cluster.endpoint()),
-            Err(error) => eprintln!("trawl: not ready yet: {error:#}"),
+            Ok(()) => say(&format!("ready: http://{} (Ctrl-C ends it)", cluster.endpoint())),
+            Err(error) => tracing::warn!("not ready yet: {error:#}"),
         },
         () = shutdown.cancelled() => {}
     }

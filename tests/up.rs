@@ -3,10 +3,15 @@
 
 mod harness;
 
-use std::{process::Command, time::Duration};
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    time::Duration,
+};
 
-use harness::{Cluster, TRAWL, is_running, wait_until};
+use harness::{Client, Cluster, TRAWL, is_running, wait_until};
 use nix::{sys::signal::Signal, unistd::Pid};
+use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_lists_its_children_restarts_what_dies_and_ends_within_ten_seconds() {
@@ -56,6 +61,33 @@ async fn a_data_directory_is_used_once_at_a_time_and_never_with_fewer_leaves() {
     let fewer = fewer.output().unwrap();
     assert_eq!(fewer.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&fewer.stderr).contains("--leaves 2"), "{fewer:?}");
+}
+
+/// Logs that nobody can write must not harm what is logged about.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_works_while_its_log_cannot_be_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut up = Command::new(TRAWL)
+        .args(["--log", "debug", "up", "--http", "127.0.0.1:0", "--roots", "1", "--leaves", "2", "--data-dir"])
+        .arg(directory.path())
+        .env("TRAWL_SUPERVISED", "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(std::fs::File::options().write(true).open("/dev/full").unwrap())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(up.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let ready = tokio::task::spawn_blocking(move || {
+        lines.filter_map(|line| line.strip_prefix("ready: ")?.split(' ').next().map(str::to_owned)).next()
+    });
+    // Nobody reads what comes after this.
+    let client = Client::new(ready.await.unwrap().expect("it gets ready"));
+    client.create_index("boats", 2, 1, json!({})).await;
+    client.bulk_index("boats", &[("a".to_owned(), json!({"n": 1}))], true).await;
+    wait_until("green", async || client.get("/_cluster/health").await.body["status"] == "green").await;
+    assert_eq!(client.search("boats", json!({})).await["hits"]["total"]["value"], 1);
+    drop(up.stdin.take());
+    assert!(up.wait().unwrap().code().is_some());
 }
 
 #[test]

@@ -21,6 +21,7 @@ use trawl_proto::{Epoch, NodeName};
 
 use crate::catalog::keys;
 use crate::store::{Guard, Revision};
+use crate::vital::vital;
 use crate::{Error, Store};
 
 /// The lease time unless configured otherwise. It must agree in all processes of a cluster.
@@ -60,7 +61,7 @@ impl Lease {
         let (leading_sender, leading) = watch::channel(None);
         let (held_sender, held) = watch::channel(Held::default());
         let driver = driver::Driver::new(store, config, leading_sender, held_sender);
-        tokio::spawn(driver.run(shutdown));
+        vital("lease", driver.run(shutdown));
         Self { leading, held }
     }
 

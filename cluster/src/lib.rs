@@ -21,6 +21,7 @@ pub mod protocol;
 pub mod shard_log;
 pub mod store;
 pub mod view;
+mod vital;
 pub mod work_queue;
 
 pub use dead_letters::DeadLetters;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{NodeRecord, decode, keys};
 use crate::store::{Guard, Revision, Write};
+use crate::vital::vital;
 use crate::{Error, Speaks, Store, outage, protocol};
 
 /// How long the removal of the record at a clean shutdown may take.
@@ -47,7 +48,7 @@ impl Membership {
         let revision = join(&*store, &key, &record).await?;
         let (sender, state) = watch::channel(State::Beating);
         let mut heart = Heart { store, key, record, revision: Some(revision) };
-        tokio::spawn(async move {
+        vital("membership", async move {
             let replaced = shutdown.run_until_cancelled(heart.beat(lease_time / 3)).await.is_some();
             if replaced {
                 tracing::error!(node = %heart.record.name, "another process has registered under this name");

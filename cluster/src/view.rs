@@ -21,6 +21,7 @@ use trawl_proto::{Epoch, Generation, IndexUid, NodeName, ShardKey};
 use self::state::ViewState;
 use crate::catalog::{AssignmentRecord, IndexRecord, NodeRecord, Role, keys};
 use crate::store::Revision;
+use crate::vital::vital;
 use crate::{Speaks, Store, protocol};
 
 /// How long to wait before an unreachable engine is asked again whether a node lives.
@@ -130,7 +131,7 @@ impl Viewer {
         let (views_sender, views) = watch::channel(Arc::new(View::default()));
         let (seen_sender, seen) = watch::channel(None);
         let follower = Follower { store, state: ViewState::new(lease_time), views: views_sender, seen: seen_sender };
-        tokio::spawn(async move {
+        vital("view", async move {
             shutdown.run_until_cancelled(follower.run()).await;
         });
         Self { views, seen }

@@ -14,6 +14,7 @@ use super::plan::Prepared;
 use super::reading::offload;
 use crate::Error;
 use crate::shard_log::{Append, Appended};
+use crate::vital::vital;
 
 /// Length of a message id at most.
 const MESSAGE_ID_BYTES_MAX: usize = 1_024;
@@ -46,7 +47,7 @@ impl Appends {
     /// Starts the task. It ends by itself when this is dropped, after the last group.
     pub(super) fn start(options: &EngineOptions, writer: impl GroupCommit) -> Self {
         let (queue, jobs) = mpsc::channel(options.append_queue_max);
-        tokio::spawn(run(writer, jobs));
+        vital("appends", run(writer, jobs));
         let room = Arc::new(Semaphore::new(kib(options.append_queue_bytes_max) as usize));
         Self { queue, room, batch_bytes_max: options.batch_bytes_max }
     }
