@@ -97,8 +97,10 @@ async fn what_was_rejected_is_kept_once_mended_and_replayed_once() {
     let e = client.get("/strict/_doc/e").await.body;
     assert_eq!((&e["_source"], &e["_version"]), (&json!({"n": 55}), &json!(1)));
 
-    let left = letters(&client, 1).await;
-    assert_eq!(left[0]["_id"], "d");
+    // It is still a letter, as is the one that is not JSON.
+    let left = letters(&client, 2).await;
+    assert_eq!((&left[0]["_id"], &left[1]["_id"]), (&json!("d"), &json!("e")));
+    assert_eq!(post(&client, "_drop", json!({"ids": [left[1]["id"]]})).await["dropped"], 1);
     let handled = post(&client, "_drop", json!({"ids": [left[0]["id"]]})).await;
     assert_eq!((&handled["dropped"], &handled["missing"]), (&json!(1), &json!(0)));
     assert!(letters(&client, 0).await.is_empty());
@@ -106,6 +108,43 @@ async fn what_was_rejected_is_kept_once_mended_and_replayed_once() {
         assert_eq!(client.post(&format!("{LETTERS}/_drop"), bad.clone()).await.status, 400, "{bad}");
     }
     assert_eq!(client.get(&format!("{LETTERS}/{}", left[0]["id"].as_str().unwrap())).await.status, 404);
+}
+
+/// As if nothing had been rejected: the latest counts, and what was deleted since stays deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_latest_letter_of_a_document_counts_and_a_delete_does_too() {
+    let cluster = Cluster::start(1, 2).await;
+    let client = &cluster.client;
+    client.create_index("strict", 1, 1, mapping()).await;
+    let rejected = async |id: &str, n: u64| {
+        let answer = client.put(&format!("/strict/_doc/{id}"), json!({"n": n, "colour": "x"})).await;
+        assert_eq!(answer.status, 400, "{}", answer.text);
+    };
+    for id in ["there", "gone"] {
+        assert_eq!(client.put(&format!("/strict/_doc/{id}"), json!({"n": 0})).await.status, 201);
+    }
+    for n in 1..4 {
+        rejected("new", n).await;
+        rejected("there", n).await;
+    }
+    rejected("gone", 1).await;
+    assert_eq!(client.delete("/strict/_doc/gone").await.status, 200);
+    let counts = ["replayed", "superseded", "still_rejected", "conflicts", "failed"];
+    let counts = |handled: &Value| counts.map(|name| handled[name].as_u64().unwrap());
+
+    letters(client, 7).await;
+    // Nothing is mended yet: each letter has a new one in its place.
+    assert_eq!(counts(&post(client, "_replay", json!({"all": true})).await), [0, 0, 7, 0, 0]);
+    letters(client, 7).await;
+    let fields = json!({"properties": {"colour": {"type": "text"}}});
+    assert_eq!(client.put("/strict/_mapping", fields).await.status, 200);
+    assert_eq!(counts(&post(client, "_replay", json!({"index": "strict"})).await), [2, 4, 0, 1, 0]);
+    for id in ["new", "there"] {
+        assert_eq!(client.get(&format!("/strict/_doc/{id}")).await.body["_source"]["n"], 3, "{id}");
+    }
+    assert_eq!(client.get("/strict/_doc/gone").await.status, 404);
+    // What nobody wrote stays until it is dropped.
+    assert_eq!(letters(client, 1).await[0]["_id"], "gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]

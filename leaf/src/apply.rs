@@ -33,7 +33,7 @@ use tantivy::IndexWriter;
 use trawl_cluster::shard_log::{Record, chain};
 use trawl_data::mapping::Mapping;
 use trawl_proto::v1::operation::{Kind, VersionType};
-use trawl_proto::v1::{Batch, Operation, Outcome};
+use trawl_proto::v1::{Batch, Operation, Outcome, outcome};
 use trawl_proto::{Generation, Incarnation, Seq, ShardKey};
 
 use self::backlog::{Backlog, Incoming};
@@ -292,7 +292,10 @@ impl Core {
             if let Some(returned) = &operation.returned {
                 self.show(operation, returned, &mut outcome)?;
             }
-            self.letters.note(&self.shard, record.incarnation, &self.state, operation, &outcome);
+            if outcome.result() == outcome::Result::Rejected {
+                let known = self.known(&operation.id)?;
+                self.letters.note(&self.shard, record.incarnation, &self.state, operation, known, &outcome);
+            }
             outcomes.push(outcome);
             self.state.at.seq = seq;
         }

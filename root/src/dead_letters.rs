@@ -1,29 +1,22 @@
 //! Dead letters as people meet them: listed, replayed, dropped.
 //!
-//! A replay appends the operation once more, through the same way as any write, under a message id made
-//! of the letter's address: one that is cut off and repeated writes nothing twice. The letter goes when
-//! the operation is not rejected again. If it is, the new rejection takes its place. A document that
-//! was written since is not overwritten with what it was before.
+//! How they are written again stands in [`replay`].
 
-use std::collections::{BTreeMap, HashSet};
+mod replay;
+
 use std::fmt::Display;
 
-use futures::StreamExt;
 use prost::Message;
 use trawl_cluster::dead_letters::{DeadLetter, LetterCounts, LetterKey};
-use trawl_proto::v1::operation::{Kind, VersionType};
-use trawl_proto::v1::outcome::Result as Came;
 use trawl_proto::{Generation, Incarnation, IndexUid, Seq, ShardKey, v1};
 
+pub use self::replay::replay;
+use crate::catalog;
 use crate::error::Error;
-use crate::request::{Refresh, WriteItem, WriteOptions, WriteOutcome};
 use crate::root::Root;
-use crate::{catalog, get, ingest};
 
 /// Letters that are read at a time for a replay or a drop.
 const PAGE: usize = 100;
-/// Documents that are replayed at a time.
-const REPLAYS_AT_ONCE: usize = 8;
 /// Failures that an answer names; more are only counted.
 const FAILURES_MAX: usize = 1_000;
 
@@ -54,10 +47,12 @@ pub enum Choice {
 pub struct Handled {
     /// Written, and no letters any more.
     pub replayed: u64,
+    /// Not written because a later letter of the same document, which makes them moot, was; no letters any more.
+    pub superseded: u64,
     /// Rejected again: letters under a new id.
     pub still_rejected: u64,
-    /// Not written because the document was written since, or because of a condition of their own; no
-    /// letters any more.
+    /// Not written because the document was written or deleted since, or because of a condition of their own. They
+    /// stay letters.
     pub conflicts: u64,
     /// Dropped.
     pub dropped: u64,
@@ -117,49 +112,6 @@ pub async fn counts(root: &Root) -> Result<LetterCounts, Error> {
     Ok(counts)
 }
 
-/// Writes the rejected operations again.
-///
-/// # Errors
-/// [`Error::NoSuchIndex`]; [`Error::Unavailable`] when the letters cannot be read. What fails for one letter
-/// only is in the answer.
-pub async fn replay(root: &Root, choice: Choice, refresh: Refresh) -> Result<Handled, Error> {
-    let mut handled = Handled::default();
-    let mut made = HashSet::new();
-    let mut pages = Pages::new(root, choice, &mut handled)?;
-    while let Some(letters) = pages.next(&mut handled).await? {
-        // Operations on the same document keep their order.
-        let mut documents: BTreeMap<(ShardKey, String), Vec<DeadLetter>> = BTreeMap::new();
-        for letter in letters {
-            if !made.contains(&letter.key) {
-                documents.entry((letter.key.shard.clone(), letter.id.clone())).or_default().push(letter);
-            }
-        }
-        let replays = documents.into_values().map(|letters| async move {
-            let mut outcomes = Vec::new();
-            for letter in letters {
-                let key = letter.key.clone();
-                outcomes.push((key, replay_one(root, letter, refresh).await));
-            }
-            outcomes
-        });
-        let mut replays = futures::stream::iter(replays).buffer_unordered(REPLAYS_AT_ONCE);
-        while let Some(outcomes) = replays.next().await {
-            for (key, outcome) in outcomes {
-                match outcome {
-                    Ok(Replay::Written) => handled.replayed += 1,
-                    Ok(Replay::Conflict) => handled.conflicts += 1,
-                    Ok(Replay::Rejected(key)) => {
-                        handled.still_rejected += 1;
-                        made.insert(key);
-                    }
-                    Err(error) => handled.fail(key, error.to_string()),
-                }
-            }
-        }
-    }
-    Ok(handled)
-}
-
 /// Forgets letters for good.
 ///
 /// # Errors
@@ -171,7 +123,7 @@ pub async fn drop_letters(root: &Root, choice: Choice) -> Result<Handled, Error>
         handled.missing = keys.len() as u64 - handled.dropped.min(keys.len() as u64);
         return Ok(handled);
     }
-    let mut pages = Pages::new(root, choice, &mut handled)?;
+    let mut pages = Pages::new(root, choice)?;
     while let Some(letters) = pages.next(&mut handled).await? {
         let keys: Vec<_> = letters.into_iter().map(|letter| letter.key).collect();
         handled.dropped += root.engine.letters.remove(&keys).await?;
@@ -180,6 +132,18 @@ pub async fn drop_letters(root: &Root, choice: Choice) -> Result<Handled, Error>
 }
 
 impl Handled {
+    fn add(&mut self, other: Self) {
+        self.replayed += other.replayed;
+        self.superseded += other.superseded;
+        self.still_rejected += other.still_rejected;
+        self.conflicts += other.conflicts;
+        self.dropped += other.dropped;
+        self.missing += other.missing;
+        self.failed += other.failed;
+        let room = FAILURES_MAX.saturating_sub(self.failures.len());
+        self.failures.extend(other.failures.into_iter().take(room));
+    }
+
     fn fail(&mut self, key: LetterKey, reason: String) {
         self.failed += 1;
         if self.failures.len() < FAILURES_MAX {
@@ -198,7 +162,7 @@ struct Pages<'a> {
 }
 
 impl<'a> Pages<'a> {
-    fn new(root: &'a Root, choice: Choice, _: &mut Handled) -> Result<Self, Error> {
+    fn new(root: &'a Root, choice: Choice) -> Result<Self, Error> {
         let (mut keys, mut uid) = (None, None);
         match choice {
             Choice::Keys(chosen) => keys = Some(chosen.into_iter()),
@@ -228,78 +192,6 @@ impl<'a> Pages<'a> {
         self.ended = page.len() < PAGE;
         self.after = page.last().map(|letter| letter.key.clone());
         Ok(Some(page))
-    }
-}
-
-/// What a replayed operation came to; in each case the letter is gone.
-enum Replay {
-    Written,
-    Conflict,
-    /// It has another letter now, or will have shortly.
-    Rejected(LetterKey),
-}
-
-/// 1. See that the document was not written since, and make that a condition.
-/// 2. Write.
-/// 3. Remove the letter, when it is known what came of it.
-async fn replay_one(root: &Root, letter: DeadLetter, refresh: Refresh) -> Result<Replay, Error> {
-    let key = letter.key.clone();
-    let Letter { index, mut operation, .. } = open(root, letter)?;
-    let index = index.ok_or_else(|| Error::NoSuchIndex(key.shard.index_uid.to_string()))?;
-    if !give_condition(root, &index, &key, &mut operation).await? {
-        root.engine.letters.remove(&[key]).await?;
-        return Ok(Replay::Conflict);
-    }
-    let options =
-        WriteOptions { refresh, idempotency_key: Some(format!("replay/{}", id(&key))), ..WriteOptions::default() };
-    let written = ingest::write(root, vec![WriteItem { index, operation }], options).await?;
-    let item = written.items.into_iter().next();
-    let item = item.ok_or_else(|| Error::Internal("the operation was lost on its way".to_owned()))?.result?;
-    let WriteOutcome::Done(outcome) = item.outcome else {
-        return Err(Error::Timeout("it is written, what came of it is not known yet: replay it again".to_owned()));
-    };
-    let (incarnation, seq) = (Incarnation(item.primary_term), Seq(outcome.seq));
-    let replay = match outcome.result() {
-        Came::Rejected => {
-            let at = Generation { incarnation, seq };
-            Replay::Rejected(LetterKey { shard: key.shard.clone(), at })
-        }
-        Came::VersionConflict => Replay::Conflict,
-        _ => Replay::Written,
-    };
-    root.engine.letters.remove(&[key]).await?;
-    Ok(replay)
-}
-
-/// Makes a write of a whole document, or its delete, depend on the document being what it is now; false
-/// when it was written after the letter's operation was rejected. Updates and operations with a condition
-/// or a version of their own need none.
-async fn give_condition(
-    root: &Root,
-    index: &str,
-    key: &LetterKey,
-    operation: &mut v1::Operation,
-) -> Result<bool, Error> {
-    let is_whole = matches!(operation.kind(), Kind::Index | Kind::Delete);
-    let has_own = operation.if_seq_no.is_some() || operation.version_type() != VersionType::Internal;
-    if !is_whole || has_own {
-        return Ok(true);
-    }
-    let ids = vec![(operation.id.clone(), operation.routing.clone())];
-    let mut found = get::get(root, index, ids, true, v1::FetchOptions::default()).await?;
-    let present = found.pop().unwrap_or(Ok(None))?;
-    match present {
-        Some(document) => {
-            let at = Generation { incarnation: Incarnation(document.primary_term), seq: Seq(document.seq) };
-            (operation.if_seq_no, operation.if_primary_term) = (Some(document.seq), Some(document.primary_term));
-            Ok(at < key.at)
-        }
-        None => {
-            if operation.kind() == Kind::Index {
-                operation.kind = Kind::Create.into();
-            }
-            Ok(true)
-        }
     }
 }
 

@@ -141,6 +141,7 @@ fn answered(handled: &Handled) -> Json {
     };
     object! {
         "replayed" => handled.replayed,
+        "superseded" => handled.superseded,
         "still_rejected" => handled.still_rejected,
         "conflicts" => handled.conflicts,
         "dropped" => handled.dropped,
