@@ -51,7 +51,18 @@ async fn documents_are_deleted_and_indexed_again_by_query() {
         assert_eq!(answer.status, 400, "{path} {}", answer.text);
         assert!(answer.text.contains(reason), "{path} {}", answer.text);
     }
-    assert_eq!(client.post("/nowhere/_delete_by_query", even).await.status, 404);
+    assert_eq!(client.post("/nowhere/_delete_by_query", even.clone()).await.status, 404);
+
+    // The same with its key is the same task; another body with it is not.
+    let keyed = async |body: &Value| {
+        let key = [("idempotency-key", "once")];
+        let path = "/books/_update_by_query?wait_for_completion=false";
+        let body = Some(body.to_string().into_bytes());
+        client.try_send("POST", path, body, &key).await.unwrap().body["task"].clone()
+    };
+    let first = keyed(&even).await;
+    assert_eq!(keyed(&even).await, first);
+    assert_ne!(keyed(&json!({"query": {"term": {"kind": "odd"}}})).await, first);
 }
 
 #[tokio::test(flavor = "multi_thread")]

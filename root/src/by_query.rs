@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use trawl_cluster::catalog::newer;
 use trawl_cluster::work_queue::{NewTask, Task, TaskId, TaskState};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::Error;
 use crate::request::Lower;
@@ -199,10 +200,15 @@ pub struct ByQuery {
     ended: Notify,
 }
 
-/// Puts a job into the queue.
-pub(crate) async fn start(root: &Root, job: &Job) -> Result<TaskId, Error> {
-    let body = serde_json::to_vec(job).map_err(|error| Error::Internal(error.to_string()))?;
-    let task = NewTask { key: None, body: body.into(), attempts_max: root.config.by_query.attempts_max };
+/// Puts a job into the queue. The same job with the same idempotency key is the task that it was before, as long as
+/// that is kept.
+pub(crate) async fn start(root: &Root, job: &Job, idempotency_key: Option<&str>) -> Result<TaskId, Error> {
+    let encoded = |job: &Job| serde_json::to_vec(job).map_err(|error| Error::Internal(error.to_string()));
+    let key = match idempotency_key {
+        Some(key) => Some(format!("{key}/{:016x}", xxh3_64(&encoded(&Job { now_ms: 0, ..job.clone() })?))),
+        None => None,
+    };
+    let task = NewTask { key, body: encoded(job)?.into(), attempts_max: root.config.by_query.attempts_max };
     let ids = root.engine.queue.push(KIND, vec![task]).await?;
     root.by_query.pushed.notify_one();
     ids.into_iter().next().ok_or_else(|| Error::Internal("a task was pushed without an id".to_owned()))

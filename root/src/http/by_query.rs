@@ -71,7 +71,7 @@ async fn run(call: Call, action: Action) -> Result<Answer, ApiError> {
         job.targets.push(Target { name, uid: view.record.uid.0.clone() });
     }
     let wait = call.params.flag("wait_for_completion")?.unwrap_or(true);
-    let id = by_query::start(call.root(), &job).await?;
+    let id = by_query::start(call.root(), &job, call.header("idempotency-key")).await?;
     if !wait {
         return Ok(Answer::ok(object! { "task" => tasks::name(id) }));
     }
