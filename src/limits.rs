@@ -51,6 +51,10 @@ pub struct LimitArgs {
     #[arg(long, env = "TRAWL_LOG_SIZE", default_value = "1GiB", value_parser = size, value_name = "SIZE")]
     pub log_size: usize,
 
+    /// Copies of shards, times the leaves that are there, that all indices may have; an index with more is a 400
+    #[arg(long, env = "TRAWL_SHARDS_PER_LEAF", default_value = "1000", value_name = "N")]
+    pub shards_per_leaf: u64,
+
     /// Searches, counts and gets at work; one more is a 429
     #[arg(long, env = "TRAWL_SEARCHES_IN_FLIGHT", default_value = "1024", value_name = "N")]
     pub searches_in_flight: usize,
@@ -78,6 +82,7 @@ impl LimitArgs {
         config.write.in_flight_bytes_max = self.write_bytes_in_flight;
         config.write.append_wait_max = self.engine_time;
         config.write.outcome_wait_max = self.outcome_time;
+        config.write.shards_per_leaf_max = self.shards_per_leaf;
         config.search.in_flight_max = self.searches_in_flight;
         engine.log_bytes_max = self.log_size as u64;
         config.lead.log_bytes_high = engine.log_bytes_max / 2;

@@ -51,6 +51,35 @@ async fn what_is_over_a_limit_is_refused_and_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn indices_are_bounded() {
+    let cluster = Cluster::start_set(1, 1, &[("TRAWL_SHARDS_PER_LEAF", "205")]).await;
+    let client = &cluster.client;
+    let bulk = async |names: std::ops::Range<usize>| {
+        let lines: String =
+            names.map(|n| format!("{{\"create\":{{\"_index\":\"i{n:03}\",\"_id\":\"1\"}}}}\n{{}}\n")).collect();
+        let answer = client.try_send("POST", "/_bulk", Some(lines.into_bytes()), &[]).await.unwrap();
+        let items = answer.body["items"].as_array().unwrap().clone();
+        // Durable is durable, whether a busy leaf has told the outcome in time or not.
+        let statuses = items.iter().map(|item| item["create"]["status"].as_u64().unwrap());
+        let statuses = statuses.map(|status| if status == 202 { 201 } else { status });
+        statuses.fold(std::collections::BTreeMap::<u64, usize>::new(), |mut counts, status| {
+            *counts.entry(status).or_default() += 1;
+            counts
+        })
+    };
+    // One request makes a hundred; the rest is to be sent again.
+    assert_eq!(bulk(0..101).await, [(201, 100), (429, 1)].into());
+    assert_eq!(refusals(client, "new_indices").await, 1);
+    // Two copies each: there is room for two more.
+    assert_eq!(bulk(100..102).await, [(201, 2)].into());
+    assert_eq!(bulk(102..104).await, [(400, 2)].into());
+    let answer = client.put("/more", json!({"settings": {"number_of_replicas": 1}})).await;
+    assert_eq!((answer.status, answer.body["error"]["type"].as_str().unwrap()), (400, "validation_exception"));
+    assert_eq!(refusals(client, "shards_per_leaf").await, 3);
+    client.create_index("one", 1, 0, json!({})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_index_that_was_just_made_is_known_to_every_root() {
     let cluster = Cluster::start(2, 1).await;
     let roots = cluster.root_clients();

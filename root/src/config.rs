@@ -169,6 +169,10 @@ pub struct WriteConfig {
     pub create_wait_max: Duration,
     /// Bytes of one batch in the log; a larger write to one shard becomes several. Default 8 MiB.
     pub batch_bytes_max: usize,
+    /// Copies of shards that all indices may have, times the leaves that are there. Default 1,000.
+    pub shards_per_leaf_max: u64,
+    /// Indices that one request may make by writing to them; the rest of it is refused with 429. Default 100.
+    pub new_indices_max: usize,
 }
 
 impl Default for WriteConfig {
@@ -180,6 +184,8 @@ impl Default for WriteConfig {
             refresh_wait_max: Duration::from_secs(10),
             create_wait_max: Duration::from_secs(30),
             batch_bytes_max: 8 << 20,
+            shards_per_leaf_max: 1_000,
+            new_indices_max: 100,
         }
     }
 }

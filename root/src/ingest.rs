@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use tokio::time::Instant;
 use trawl_cluster::catalog::IndexRecord;
 use trawl_cluster::shard_log::Appended;
@@ -25,6 +26,8 @@ use crate::request::*;
 use crate::root::Root;
 use crate::{lifecycle, refresh};
 
+/// Indices that one request makes at a time.
+const CREATIONS_AT_ONCE: usize = 16;
 /// Longest `Idempotency-Key` in bytes.
 const KEY_BYTES_MAX: usize = 256;
 
@@ -80,15 +83,26 @@ pub(crate) async fn write(root: &Root, items: Vec<WriteItem>, options: WriteOpti
 /// The records of all indices named; those that are missing are made.
 async fn indices(root: &Root, items: &[WriteItem], wait: Duration) -> HashMap<String, Result<Arc<IndexRecord>, Error>> {
     let names: BTreeSet<&str> = items.iter().map(|item| item.index.as_str()).collect();
-    let records = names.into_iter().map(|name| async move {
-        let known = root.viewer.view().indices.get(name).cloned();
-        let record = match known {
-            Some(record) => Ok(record),
-            None => lifecycle::create_default(root, name, wait).await,
-        };
-        (name.to_owned(), record)
+    let view = root.viewer.view();
+    let (known, missing): (Vec<&str>, Vec<&str>) = names.into_iter().partition(|name| view.indices.contains_key(*name));
+    let (made, refused) = missing.split_at(missing.len().min(root.config.write.new_indices_max));
+    let made: Vec<String> = made.iter().map(|name| (*name).to_owned()).collect();
+    let made = made.into_iter().map(|name| async move {
+        let record = lifecycle::create_default(root, &name, wait).await;
+        (name, record)
     });
-    futures::future::join_all(records).await.into_iter().collect()
+    let mut records: HashMap<_, _> = futures::stream::iter(made).buffer_unordered(CREATIONS_AT_ONCE).collect().await;
+    records.extend(known.into_iter().filter_map(|name| Some((name.to_owned(), Ok(view.indices.get(name)?.clone())))));
+    for name in refused {
+        root.metrics.refusals.count(Limit::NewIndices);
+        let reason = format!(
+            "index [{name}] is not there, and one request makes at most {}: send the rest again",
+            root.config.write.new_indices_max
+        );
+        let error = Error::TooManyRequests { reason, retry_after: Duration::from_secs(1) };
+        records.insert((*name).to_owned(), Err(error));
+    }
+    records
 }
 
 /// Writes a batch's results into its items' slots.
@@ -116,8 +130,11 @@ fn settle(
                         WriteOutcome::Accepted { seq: Seq(seq) }
                     }
                 };
-                let primary_term = appended.incarnation.0;
-                Ok(ItemWritten { outcome, shard: batch.shard.number, primary_term, shards: shards.clone() })
+                let mut shards = shards.clone();
+                if matches!(outcome, WriteOutcome::Accepted { .. }) {
+                    shards.successful = 0;
+                }
+                Ok(ItemWritten { outcome, shard: batch.shard.number, primary_term: appended.incarnation.0, shards })
             }
         });
     }

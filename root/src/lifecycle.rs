@@ -18,6 +18,7 @@ use trawl_proto::IndexUid;
 use crate::catalog;
 use crate::error::Error;
 use crate::health;
+use crate::limits::Limit;
 use crate::request::{ChangeIndex, CreateIndex, Created};
 use crate::root::Root;
 
@@ -44,6 +45,7 @@ pub(crate) async fn create(root: &Root, name: &str, index: CreateIndex, wait: Du
     if let Some(there) = root.viewer.view().indices.get(name) {
         return Err(exists(there));
     }
+    check_room(root, index.shards, 1 + index.replicas)?;
     let record = IndexRecord {
         refresh_interval_ms: index.refresh_interval.map(|interval| interval.as_millis() as u64),
         created_ms: now_ms(),
@@ -68,6 +70,24 @@ pub(crate) async fn create(root: &Root, name: &str, index: CreateIndex, wait: Du
         Err(Error::Conflict(_)) => Err(exists(&stored_record(root, name).await?.0)),
         Err(error) => Err(error),
     }
+}
+
+/// Whether so many shards with so many copies may be added.
+fn check_room(root: &Root, shards: u32, copies: u32) -> Result<(), Error> {
+    let view = root.viewer.view();
+    let added = u64::from(shards) * u64::from(copies);
+    let there = view.uids.values().map(|record| u64::from(record.shards) * u64::from(1 + record.replicas));
+    let (there, leaves) = (there.sum::<u64>(), view.leaves().count().max(1) as u64);
+    let max = leaves * root.config.write.shards_per_leaf_max;
+    if there + added <= max {
+        return Ok(());
+    }
+    root.metrics.refusals.count(Limit::ShardsPerLeaf);
+    let reason = format!(
+        "this action would add [{added}] shards, but this cluster currently has [{there}]/[{max}] maximum normal shards \
+         open; delete indices, add leaves, or raise --shards-per-leaf of the roots"
+    );
+    Err(Error::invalid("validation_exception", reason))
 }
 
 /// Makes an index for a write to a name that does not exist, or finds the one somebody else made.

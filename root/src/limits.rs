@@ -30,6 +30,10 @@ pub enum Limit {
     LogSize,
     /// How far all replicas of a shard are behind its log.
     LogAge,
+    /// Copies of shards, for each leaf that is there.
+    ShardsPerLeaf,
+    /// Indices that one request makes by writing to them.
+    NewIndices,
     /// Appends that wait for the engine.
     AppendQueue,
     /// Searches, counts and gets at work.
@@ -42,7 +46,7 @@ pub enum Limit {
 
 impl Limit {
     /// All of them, in the order of a request's way.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Connections,
         Self::HeaderTime,
         Self::BodyTime,
@@ -53,6 +57,8 @@ impl Limit {
         Self::WriteBytesInFlight,
         Self::LogSize,
         Self::LogAge,
+        Self::ShardsPerLeaf,
+        Self::NewIndices,
         Self::AppendQueue,
         Self::SearchesInFlight,
         Self::ResultWindow,
@@ -72,6 +78,8 @@ impl Limit {
             Self::WriteBytesInFlight => "write_bytes_in_flight",
             Self::LogSize => "log_size",
             Self::LogAge => "log_age",
+            Self::ShardsPerLeaf => "shards_per_leaf",
+            Self::NewIndices => "new_indices",
             Self::AppendQueue => "append_queue",
             Self::SearchesInFlight => "searches_in_flight",
             Self::ResultWindow => "result_window",
