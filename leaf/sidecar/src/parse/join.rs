@@ -201,3 +201,7 @@ fn as_text(bytes: &[u8]) -> (Cow<'_, str>, bool) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "join_tests.rs"]
+mod tests;
