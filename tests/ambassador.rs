@@ -278,7 +278,7 @@ async fn a_large_bulk_is_streamed() {
     let cluster = Cluster::start(2, 1).await;
     let ambassador = Ambassador::start(&cluster, 2).await;
     let client = &ambassador.client;
-    client.create_index("large", 1, 0, json!({"properties": {"text": {"type": "keyword", "index": false}}})).await;
+    client.create_index("large", 1, 0, json!({"properties": {"text": {"type": "text"}}})).await;
     let pid = ambassador.process.0.id();
     let (before, _) = resident(pid);
     let text = "x".repeat(30_000);
