@@ -83,6 +83,10 @@ pub struct LimitArgs {
     #[arg(long, env = "TRAWL_REPLAY_SIZE", default_value = "1MiB", value_parser = size, value_name = "SIZE")]
     pub replay_size: usize,
 
+    /// How long reading that much of a request may take; then 408
+    #[arg(long, env = "TRAWL_HTTP_BODY_TIME", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub http_body_time: Duration,
+
     /// Bodies kept at once; without room a body is streamed
     #[arg(long, env = "TRAWL_KEPT_BYTES", default_value = "64MiB", value_parser = size, value_name = "SIZE")]
     pub kept_bytes: usize,
@@ -136,6 +140,7 @@ fn config(args: Args) -> anyhow::Result<Config> {
     config.requests_max = args.limits.requests_in_flight.max(1);
     config.connections_max = args.limits.http_connections.max(1);
     config.replay_bytes_max = args.limits.replay_size;
+    config.body_time = args.limits.http_body_time;
     config.kept_bytes_max = args.limits.kept_bytes;
     config.repeat_share = args.limits.retry_share as f32;
     config.repeats_per_second = args.limits.retries_per_second;

@@ -3,6 +3,7 @@
 //! Two things are always measured in one run, in turns, for several rounds, and compared as a ratio of
 //! medians: machines differ and are noisy, ratios much less.
 
+mod ambassador;
 mod append;
 mod bare;
 mod cluster;
@@ -19,6 +20,8 @@ use std::process::ExitCode;
 pub enum Command {
     /// Indexing: `trawl load` into a cluster against bare tantivy on the same documents
     Index(index::Args),
+    /// What the ambassador adds to a search: direct and through it, in turns
+    Ambassador(ambassador::Args),
     /// Log appends: 32 producers at once against one that waits for each
     Append(append::Args),
     /// Latency of single writes: with outcome, and with refresh=wait_for
@@ -34,6 +37,7 @@ pub enum Command {
 pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Index(args) => index::run(args).await?,
+        Command::Ambassador(args) => ambassador::run(args).await?,
         Command::Append(args) => append::run(args).await?,
         Command::Write(args) => write::run(args).await?,
         Command::Sidecar(args) => sidecar::run(args).await?,

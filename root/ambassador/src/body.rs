@@ -38,12 +38,15 @@ impl Room {
     }
 }
 
+/// The parts of a body as they come from the application.
+type Parts = BoxStream<'static, Result<Bytes, axum::Error>>;
+
 /// A request's body.
 pub(crate) enum Payload {
     /// All of it, as often as it is needed.
     Whole(Bytes, #[allow(dead_code, reason = "held for as long as the bytes")] Option<OwnedSemaphorePermit>),
     /// Once.
-    Stream(Arc<Mutex<Option<BoxStream<'static, Result<Bytes, axum::Error>>>>>),
+    Stream(Arc<Mutex<Option<Parts>>>),
 }
 
 impl Payload {

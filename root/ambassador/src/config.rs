@@ -37,6 +37,8 @@ pub struct Config {
     pub requests_max: usize,
     /// The part of a request's body that is kept so that it can be sent again; a larger body is streamed once.
     pub replay_bytes_max: usize,
+    /// How long reading that part may take; then 408.
+    pub body_time: Duration,
     /// The part of an answer that is waited for before any of it is passed on, so that another root can answer when this
     /// one dies; the rest is streamed.
     pub answer_bytes_max: usize,
@@ -76,6 +78,7 @@ impl Config {
             connections_max: 4_096,
             requests_max: 1_024,
             replay_bytes_max: 1 << 20,
+            body_time: Duration::from_secs(30),
             answer_bytes_max: 256 << 10,
             kept_bytes_max: 64 << 20,
             read_delay: Duration::from_millis(250),

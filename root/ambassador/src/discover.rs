@@ -77,7 +77,7 @@ pub(crate) async fn begin(config: &Config, roots: Arc<Roots>, stop: Cancellation
         }
         Source::Dns(name) => {
             let base = Address::parse(name, config.tls)?;
-            if !name.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+            if name.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
                 return Err(StartError::Address(format!("{name:?} has to be HOST:PORT")));
             }
             let (name, interval) = (name.clone(), config.dns_interval);

@@ -44,6 +44,8 @@ pub(crate) enum Refusal {
     Lost { reason: String },
     /// The time that the application gave is over.
     Late,
+    /// The application's own body does not come.
+    Slow,
     /// The application's own body could not be read.
     Body { reason: String },
 }
@@ -66,6 +68,9 @@ impl Refusal {
             ),
             Self::Late => {
                 (StatusCode::GATEWAY_TIMEOUT, "timeout_exception", "no answer within [x-request-timeout]".to_owned())
+            }
+            Self::Slow => {
+                (StatusCode::REQUEST_TIMEOUT, "timeout_exception", "the request body takes too long".to_owned())
             }
             Self::Body { reason } => (StatusCode::BAD_REQUEST, "parse_exception", reason.clone()),
         }

@@ -70,7 +70,8 @@ async fn carry(shared: &Arc<Shared>, kind: Kind, request: Request) -> Result<Res
         repeat_until: now + shared.config.repeat_time,
         deadline: wanted.and_then(|wanted| now.checked_add(wanted)),
     };
-    let payload = Payload::read(body, shared.config.replay_bytes_max, &shared.room).await?;
+    let payload = Payload::read(body, shared.config.replay_bytes_max, &shared.room);
+    let payload = tokio::time::timeout(shared.config.body_time, payload).await.unwrap_or(Err(Refusal::Slow))?;
     let mut head = headers::to_root(parts.headers, kind, shared.config.authorization.as_ref());
     if payload.is_whole() {
         // It is told by the body itself.

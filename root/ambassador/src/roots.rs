@@ -256,7 +256,7 @@ mod tests {
         for _ in 0..50 {
             let first = roots.pick(&[]).unwrap();
             assert!(first.is_closed());
-            let second = roots.pick(&[first.clone()]).unwrap();
+            let second = roots.pick(std::slice::from_ref(&first)).unwrap();
             assert!(second.is_closed() && !Arc::ptr_eq(&first, &second));
             assert!(roots.pick(&[first.clone(), second.clone()]).unwrap().is_closed());
             assert!(roots.pick_fresh(&[first, second]).is_none());

@@ -273,17 +273,77 @@ async fn headers_bodies_and_sizes_go_through() {
     assert_eq!(answer.status(), 200);
     let head = under.http.head(format!("{}/b", under.endpoint)).send().await.unwrap();
     assert_eq!(head.headers()["content-length"], "6");
-    let seen = root.seen.lock();
+    let seen = root.seen.lock().clone();
     assert_eq!(seen[0].0, "/b/_search?q=a%20b&pretty");
     assert_eq!((seen[0].1["traceparent"].to_str().unwrap(), seen[0].2), (trace, 2));
     assert_eq!(seen[0].1["authorization"], "ApiKey ours");
     assert_eq!(seen[0].1["host"].to_str().unwrap(), root.address.to_string());
     assert_eq!((seen[1].2, seen[1].1["content-length"].to_str().unwrap()), (3 << 20, "3145728"));
     assert!(seen[1].1.contains_key("idempotency-key") && seen[1].1.contains_key("traceparent"));
-    drop(seen);
     let metrics = under.http.get(format!("{}/metrics", under.endpoint)).send().await.unwrap().text().await.unwrap();
     assert!(metrics.contains("trawl_ambassador_requests_total{kind=\"read\",status=\"200\"} 2"), "{metrics}");
     assert!(metrics.contains("trawl_ambassador_roots{state=\"closed\"} 1"), "{metrics}");
     let ready = under.http.get(format!("{}/readyz", under.endpoint)).send().await.unwrap();
     assert_eq!(ready.status(), 200);
+}
+
+/// A root behind TLS that answers everything, and the authority that vouches for it.
+async fn tls_root() -> (SocketAddr, Vec<u8>) {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut authority = CertificateParams::new(Vec::<String>::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority_key = KeyPair::generate().unwrap();
+    let pem = authority.self_signed(&authority_key).unwrap().pem().into_bytes();
+    let issuer = Issuer::new(authority, authority_key);
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let chain = vec![CertificateDer::from(certificate.der().to_vec())];
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                use tokio::io::{AsyncReadExt, AsyncWriteExt};
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") && !head.ends_with(b"{}") {
+                    match stream.read_u8().await {
+                        Ok(byte) => head.push(byte),
+                        Err(_) => return,
+                    }
+                }
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\nconnection: close\r\n\r\nsecret";
+                let _ = stream.write_all(answer).await;
+                let _ = stream.shutdown().await;
+            });
+        }
+    });
+    (address, pem)
+}
+
+#[tokio::test]
+async fn roots_are_spoken_to_over_tls_and_only_those_that_are_vouched_for() {
+    let (address, authority) = tls_root().await;
+    let found = |believed: Vec<u8>, well| async move {
+        Under::start(&[], well, |config| {
+            // All addresses of a name, of which one answers; the certificate names the name.
+            config.source = Source::Dns(format!("localhost:{}", address.port()));
+            (config.tls, config.authorities) = (true, Some(believed));
+            config.repeat_time = Duration::from_secs(3);
+        })
+        .await
+    };
+    let under = found(authority, 1).await;
+    let (status, _, text) = under.send("GET", "/b/_search", &[]).await;
+    assert_eq!((status, text.as_str()), (200, "secret"));
+    let (_, stranger) = tls_root().await;
+    let (status, _, text) = found(stranger, 0).await.send("GET", "/b/_search", &[]).await;
+    assert!(status == 503 && text.contains("no root answers"), "{text}");
 }
