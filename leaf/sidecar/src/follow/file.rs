@@ -221,11 +221,11 @@ impl Followed {
         if over {
             self.source = None;
         }
-        if !(waits && idle >= join_time) && !(over && partial) {
-            return false;
+        let is_due = (waits && idle >= join_time) || (over && partial);
+        if is_due {
+            self.end_lines(over, reading);
         }
-        self.end_lines(over, reading);
-        true
+        is_due
     }
 
     /// Ends at once: nothing more of it can be read.

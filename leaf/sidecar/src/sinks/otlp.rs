@@ -23,10 +23,13 @@ impl Resource {
     }
 }
 
+/// Attributes by name.
+type Attributes = Vec<(String, String)>;
+
 /// Log records, grouped by the attributes of their file.
 #[derive(Debug, Default)]
 pub struct Logs {
-    groups: Vec<(Vec<(String, String)>, Vec<LogRecord>)>,
+    groups: Vec<(Attributes, Vec<LogRecord>)>,
     bytes: usize,
 }
 

@@ -126,7 +126,7 @@ impl Trawl {
         if !answer.errors {
             return Ok((Sent::default(), Vec::new()));
         }
-        let sorted = sort(body, answer.items)?;
+        let sorted = sort(body, answer.items).map_err(Again::whole)?;
         if sorted.again.is_empty() {
             return Ok((sorted.sent, sorted.refused));
         }
@@ -176,12 +176,12 @@ struct Sorted {
 }
 
 /// Documents by what became of them.
-fn sort(body: &[u8], items: Vec<Item>) -> Result<Sorted, Again> {
+fn sort(body: &[u8], items: Vec<Item>) -> Result<Sorted, &'static str> {
     let mut sorted = Sorted::default();
     let mut pairs = pairs(body);
     for Item { create: ItemResult { status, error } } in items {
         let Some((action, document)) = pairs.next() else {
-            return Err(Again::whole("a bulk answer with more items than were sent"));
+            return Err("a bulk answer with more items than were sent");
         };
         match status {
             200..300 => {}
@@ -199,7 +199,7 @@ fn sort(body: &[u8], items: Vec<Item>) -> Result<Sorted, Again> {
     }
     match pairs.next() {
         None => Ok(sorted),
-        Some(_) => Err(Again::whole("a bulk answer with fewer items than were sent")),
+        Some(_) => Err("a bulk answer with fewer items than were sent"),
     }
 }
 
