@@ -46,7 +46,7 @@ pub struct Args {
     #[arg(long, env = "TRAWL_LINE_FORMAT", value_delimiter = ' ', value_name = "PATTERN=FORMAT")]
     pub format: Vec<FormatRule>,
 
-    /// A format of one's own, with named groups such as (?<time>…), (?<level>…), (?<message>…)
+    /// A format of one's own, with named groups such as `(?<time>…)`, `(?<level>…)`, `(?<message>…)`
     #[arg(long, env = "TRAWL_REGEX", value_parser = custom, value_name = "NAME=REGEX")]
     pub regex: Vec<Custom>,
 

@@ -1,6 +1,6 @@
 //! A leaf process: takes part in the cluster, holds the replicas that are assigned to it, serves them.
 //!
-//! [`keeper`] makes what is here equal to what the store says; here is what starts and ends it, and the look
+//! `keeper` makes what is here equal to what the store says; here is what starts and ends it, and the look
 //! at the logs' heads.
 
 pub mod directory;

@@ -1,6 +1,6 @@
 //! Dead letters as people meet them: listed, replayed, dropped.
 //!
-//! How they are written again stands in [`replay`].
+//! How they are written again stands in `replay`.
 
 mod replay;
 
