@@ -4,6 +4,10 @@
 //! what they depend on besides the documents. [`Core`] is the driver that puts the decisions into a
 //! tantivy index; nothing it does to the disk changes an outcome. When it stops in the middle of a
 //! row, everything since the last commit is thrown away with it and comes again from the log.
+//!
+//! ```text
+//! opening ─> prepare (check a row, draft it ahead) ─> operation (apply one) ─> commit ─> opening, when made again
+//! ```
 
 pub mod backlog;
 pub mod decide;
@@ -14,8 +18,10 @@ pub mod isolation;
 pub mod keys;
 pub mod layout;
 pub mod letters;
+mod opening;
 mod operation;
 pub mod pending;
+mod prepare;
 pub mod rebuild;
 pub mod rows;
 pub mod state;
@@ -25,36 +31,30 @@ pub mod update;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
-use prost::Message;
 use tantivy::IndexWriter;
-use trawl_cluster::shard_log::{Record, chain};
+use trawl_cluster::shard_log::Record;
 use trawl_data::mapping::Mapping;
-use trawl_proto::v1::operation::{Kind, VersionType};
-use trawl_proto::v1::{Batch, Operation, Outcome, outcome};
+use trawl_proto::v1::operation::Kind;
+use trawl_proto::v1::{Outcome, outcome};
 use trawl_proto::{Generation, Incarnation, Seq, ShardKey};
 
 use self::backlog::{Backlog, Incoming};
-use self::draft::error;
-use self::isolation::{Drafted, Drafter, Failure, Limits, Stalled, Ticket};
+use self::isolation::{Drafter, Limits, Stalled};
 use self::layout::Layout;
 use self::letters::Letters;
 use self::pending::Pending;
+use self::prepare::{Prepared, decode};
 use self::state::State;
 use crate::ShardSearcher;
 use crate::error::Error;
 use crate::index::{IdLookup, ReplicaDir, ShardIndex, commit};
-use crate::schema::{FieldMap, PhysicalSchema, SPARES_DEFAULT};
+use crate::schema::FieldMap;
 
-/// The error type of operations that are skipped.
-const POISON: &str = "poison_exception";
 /// With more operations left out than this, those that the leader has forgotten (their log is trimmed) are
 /// forgotten too.
 const SKIPPED_MAX: usize = 1_024;
-/// Larger rows are not drafted ahead, in bytes: two of them at once would take much memory.
-const AHEAD_BYTES_MAX: usize = 2 << 20;
 /// See [`Core::keep_sources_within`].
 const SOURCE_BYTES_MAX: usize = 16 << 20;
 /// The apply rules that this program knows.
@@ -117,81 +117,7 @@ pub struct Core {
     mappings: Mappings,
 }
 
-/// A row that is being drafted.
-struct Prepared {
-    first: Seq,
-    chain: u64,
-    batch: Arc<Batch>,
-    ticket: Ticket<Drafted>,
-}
-
 impl Core {
-    /// Opens the replica as of its last commit, or makes an empty one for `mapping_version`.
-    pub fn open(
-        shard: ShardKey,
-        dir: ReplicaDir,
-        mapping_version: u64,
-        writer_bytes: usize,
-        pending: Arc<Pending>,
-        mut mappings: Mappings,
-    ) -> Result<Self, Error> {
-        let (index, state) = match dir.current()? {
-            Some(path) => {
-                let payload = ShardIndex::payload(&path)?;
-                let schema_mapping = mappings(payload.schema_mapping_version)?;
-                let physical = PhysicalSchema::new(&schema_mapping, payload.schema_mapping_version, payload.spares);
-                (ShardIndex::open(&path, Arc::new(physical))?, State::from_payload(payload))
-            }
-            None => {
-                let physical = PhysicalSchema::new(&mappings(mapping_version)?, mapping_version, SPARES_DEFAULT);
-                let state = State::new(mapping_version);
-                let path = dir.begin()?;
-                let payload = state.to_payload(mapping_version, physical.spare_count());
-                let index = ShardIndex::create(&path, Arc::new(physical), &payload)?;
-                dir.publish(&path)?;
-                (index, state)
-            }
-        };
-        Self::over(shard, dir, index, state, writer_bytes, pending, mappings)
-    }
-
-    /// An opened index and the state of its last commit.
-    fn over(
-        shard: ShardKey,
-        dir: ReplicaDir,
-        index: ShardIndex,
-        state: State,
-        writer_bytes: usize,
-        pending: Arc<Pending>,
-        mut mappings: Mappings,
-    ) -> Result<Self, Error> {
-        let mapping = mappings(state.mapping_version)?;
-        let layout = Layout::new(&mapping, state.mapping_version, &index.physical);
-        let fields = FieldMap::new(&index.physical, &mapping, state.mapping_version, state.keys.list());
-        let lookup = IdLookup::open(&index.reader.searcher(), &index.physical)?;
-        pending.clear();
-        Ok(Self {
-            committed: state.at,
-            shard,
-            dir,
-            index,
-            state,
-            writer: None,
-            backlog: Backlog::default(),
-            writer_bytes,
-            source_bytes_max: SOURCE_BYTES_MAX,
-            lookup,
-            pending,
-            layout: Arc::new(layout),
-            fields: Arc::new(fields),
-            drafter: Drafter::new(Limits::default()),
-            ahead: None,
-            skips: Arc::default(),
-            letters: Letters::default(),
-            mappings,
-        })
-    }
-
     /// With bounds for drafting, and the operations to leave out.
     pub fn with(mut self, limits: Limits, skips: Arc<Skips>) -> Self {
         self.drafter = Drafter::new(limits);
@@ -348,132 +274,6 @@ impl Core {
         Ok(Arc::new(searcher))
     }
 
-    /// Closes the writer when its merges are done. Everything has to be committed before.
-    pub fn close_writer(&mut self) -> Result<(), Error> {
-        self.drafter.rest();
-        if let Some(writer) = self.writer.take() {
-            writer.wait_merging_threads()?;
-        }
-        Ok(())
-    }
-
-    /// Closes the writer without a commit. Merges are waited for here too: one that ended later would remove files that
-    /// whoever opens the index next has just read of.
-    fn abandon_writer(&mut self) {
-        if let Some(writer) = self.writer.take()
-            && let Err(error) = writer.wait_merging_threads()
-        {
-            tracing::debug!(shard = %self.shard, %error, "index writer ended");
-        }
-    }
-
-    /// Makes the index again with at least `spares` spare text fields from the documents of the last
-    /// commit. Uncommitted operations are lost and come again from the log: open anew afterwards.
-    pub fn rebuild(mut self, spares: u32) -> Result<(), Error> {
-        self.abandon_writer();
-        let payload = match self.dir.current()? {
-            Some(path) => ShardIndex::payload(&path)?,
-            None => return Err(Error::Damaged("there is no index to rebuild".to_owned())),
-        };
-        self.index.reader.reload()?;
-        let old =
-            rebuild::Old { searcher: self.index.reader.searcher(), physical: self.index.physical.clone(), payload };
-        let never = AtomicBool::new(false);
-        let path = rebuild::build(&self.dir, old, spares, self.writer_bytes, &mut self.mappings, &never)?;
-        self.dir.publish(&path)
-    }
-
-    /// Makes the empty index again for the mapping version of the first row.
-    pub fn recreate(mut self, mapping_version: u64) -> Result<(), Error> {
-        self.abandon_writer();
-        let physical = PhysicalSchema::new(&(self.mappings)(mapping_version)?, mapping_version, SPARES_DEFAULT);
-        let payload = State::new(mapping_version).to_payload(mapping_version, physical.spare_count());
-        let path = self.dir.begin()?;
-        ShardIndex::create(&path, Arc::new(physical), &payload)?;
-        self.dir.publish(&path)
-    }
-
-    /// The row must be the very next one, link to the chain, and be of rules that are known.
-    fn check(&self, record: &Record, batch: &Batch) -> Result<(), Error> {
-        let expected = self.state.at.seq.next();
-        if record.first != expected || record.incarnation < self.state.at.incarnation {
-            return Err(Error::History(format!(
-                "operation {expected} of incarnation {} should come next, but the row begins with {} of {}",
-                self.state.at.incarnation, record.first, record.incarnation
-            )));
-        }
-        if chain(self.state.chain, record.first, &record.body) != record.chain {
-            return Err(Error::History(format!(
-                "the row at {} does not link to the row before it as this replica applied it",
-                record.first
-            )));
-        }
-        if record.apply_version > APPLY_VERSION {
-            return Err(Error::Unreadable(format!(
-                "row {} needs apply rules {}, this program (Trawl {}) knows {APPLY_VERSION}: run a newer version here",
-                record.first,
-                record.apply_version,
-                env!("CARGO_PKG_VERSION")
-            )));
-        }
-        // Others may know it, so it is not rejected: that would be another outcome than theirs.
-        if let Some(at) = batch.operations.iter().position(|operation| !is_known(operation)) {
-            return Err(Error::Unreadable(format!(
-                "operation {} is of a kind that this program (Trawl {}) does not know: run the version here that the \
-                 root has which wrote it",
-                record.first.0 + at as u64,
-                env!("CARGO_PKG_VERSION")
-            )));
-        }
-        if record.first.0 + batch.operations.len() as u64 != record.last.0 + 1 {
-            return Err(Error::Unreadable(format!(
-                "row {} to {} of the log has {} operations",
-                record.first,
-                record.last,
-                batch.operations.len()
-            )));
-        }
-        Ok(())
-    }
-
-    /// Hands a row to the drafting thread.
-    fn prepare(&mut self, record: &Record, batch: Arc<Batch>) -> Result<Prepared, Error> {
-        let skips = self.skips.load();
-        let skipped = skipped(&skips, record).map(|(place, _)| place).collect();
-        let ticket = self.drafter.begin(&self.layout, &batch, skipped)?;
-        Ok(Prepared { first: record.first, chain: record.chain, batch, ticket })
-    }
-
-    /// Begins to draft a row that is to be applied later, if that can be done with the present mapping.
-    /// What is wrong with it is found when it is applied.
-    fn draft_ahead(&mut self, next: &Record) {
-        if next.mapping_version == self.state.mapping_version
-            && next.body.len() <= AHEAD_BYTES_MAX
-            && let Ok(batch) = decode(next)
-        {
-            self.ahead = self.prepare(next, Arc::new(batch)).ok();
-        }
-    }
-
-    /// The drafts of a row, one per operation, except those that are skipped: in their place stands the
-    /// rejection.
-    fn drafts(&mut self, record: &Record, prepared: Prepared) -> Result<Vec<Drafted>, Error> {
-        let skips = self.skips.clone();
-        let at = |place: usize| Generation { incarnation: record.incarnation, seq: Seq(record.first.0 + place as u64) };
-        let skip = |place: usize| skips.load().contains_key(&at(place));
-        let mut drafts = self.drafter.finish(prepared.ticket, skip).map_err(|failure| match failure {
-            Failure::Poison(place, reason) => Error::Poison { at: at(place), reason },
-            Failure::Error(error) => error,
-        })?;
-        for (place, reason) in skipped(&self.skips.load(), record) {
-            if let Some(drafted) = drafts.get_mut(place) {
-                *drafted = Some(Err(error(POISON, reason.as_ref())));
-                self.state.skipped.insert(at(place));
-            }
-        }
-        Ok(drafts)
-    }
-
     fn change_mapping(&mut self, record: &Record) -> Result<(), Stop> {
         let version = record.mapping_version;
         if self.state.at.seq == Seq(0) && version != self.index.physical.mapping_version {
@@ -492,36 +292,10 @@ impl Core {
     }
 }
 
-impl Drop for Core {
-    fn drop(&mut self) {
-        self.abandon_writer();
-    }
-}
-
-fn decode(record: &Record) -> Result<Batch, Error> {
-    Batch::decode(record.body.clone())
-        .map_err(|error| Error::Unreadable(format!("row {} of the log: {error}", record.first)))
-}
-
-/// The operations of a row that are to be left out: their places, and why.
-fn skipped<'a>(
-    skips: &'a BTreeMap<Generation, Arc<str>>,
-    record: &Record,
-) -> impl Iterator<Item = (usize, &'a Arc<str>)> + use<'a> {
-    let (incarnation, first) = (record.incarnation, record.first);
-    let row = Generation { incarnation, seq: first }..=Generation { incarnation, seq: record.last };
-    skips.range(row).map(move |(at, reason)| ((at.seq.0 - first.0) as usize, reason))
-}
-
 /// The message of a caught panic.
 pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".to_owned())
-}
-
-/// Whether this program knows the numbers that an operation has. None at all is known: it is rejected.
-fn is_known(operation: &Operation) -> bool {
-    Kind::try_from(operation.kind).is_ok() && VersionType::try_from(operation.version_type).is_ok()
 }
 
 #[cfg(test)]

@@ -8,9 +8,12 @@ mod rules;
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use prost::Message;
 use serde_json::{Value as Json, json};
 use tantivy::TantivyDocument;
 use tantivy::schema::Value;
+use trawl_cluster::shard_log::chain;
+use trawl_proto::v1::Batch;
 use trawl_proto::v1::outcome::Result as Came;
 
 use super::*;

@@ -6,16 +6,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 use trawl_proto::Seq;
 
-use super::super::Phase;
-use super::{Opened, SLOT_TIME, blocking};
+use super::super::blocking;
+use super::{Opened, SLOT_TIME};
 use crate::error::Error;
+use crate::replica::Phase;
 
 /// A pause before rejections are handed to an unreachable engine again.
 const LETTERS_PAUSE: Duration = Duration::from_millis(200);
 
 impl Opened<'_> {
     /// When the next commit is due; `None` when nothing is pending or nobody asks for one.
-    pub(super) fn commit_due(&self) -> Option<Instant> {
+    pub(in crate::replica) fn commit_due(&self) -> Option<Instant> {
         let since = self.pending_since?;
         let (applied, committed) = (self.applied().seq, self.committed().seq);
         if applied <= committed {
@@ -46,7 +47,7 @@ impl Opened<'_> {
     }
 
     /// When an unused writer is closed: at once when others wait for its slot.
-    pub(super) fn close_due(&self) -> Option<Instant> {
+    pub(in crate::replica) fn close_due(&self) -> Option<Instant> {
         if self.slot.is_none() || self.pending_since.is_some() {
             return None;
         }
@@ -95,7 +96,7 @@ impl Opened<'_> {
     }
 
     /// Whether the rejections since the last commit are kept in the engine.
-    pub(super) async fn hand_letters_over(&self) -> bool {
+    pub(in crate::replica) async fn hand_letters_over(&self) -> bool {
         let Some(core) = &self.core else { return true };
         let letters = core.letters().list();
         if letters.is_empty() {
@@ -115,7 +116,7 @@ impl Opened<'_> {
     }
 
     /// What has to be searchable before serving begins; nothing more once it has begun.
-    pub(super) fn target(&self) -> Seq {
+    pub(in crate::replica) fn target(&self) -> Seq {
         let replica = &self.tail.replica;
         match replica.progress.borrow().phase {
             Phase::Serving => self.target,
@@ -125,7 +126,7 @@ impl Opened<'_> {
 
     /// Enters the serving phase when everything that was in the log at opening, or was refreshed
     /// since, is searchable.
-    pub(super) async fn serve_when_ready(&mut self) -> Result<(), Error> {
+    pub(in crate::replica) async fn serve_when_ready(&mut self) -> Result<(), Error> {
         let replica = &self.tail.replica;
         let is_serving = replica.progress.borrow().phase == Phase::Serving;
         if !is_serving && self.committed().seq >= self.target() {
@@ -144,7 +145,7 @@ impl Opened<'_> {
     }
 
     /// Closes the writer once its merges are done, shows what they made, and gives the slot back.
-    pub(super) async fn close(&mut self) -> Result<(), Error> {
+    pub(in crate::replica) async fn close(&mut self) -> Result<(), Error> {
         let Some(mut core) = self.core.take() else { return Ok(()) };
         let (core, searcher) = blocking(move || {
             core.close_writer()?;
@@ -162,7 +163,7 @@ impl Opened<'_> {
         self.measure().await
     }
 
-    pub(super) async fn measure(&self) -> Result<(), Error> {
+    pub(in crate::replica) async fn measure(&self) -> Result<(), Error> {
         let dir = self.tail.dir.clone();
         let bytes = blocking(move || Ok(dir.bytes())).await?;
         self.tail.replica.bytes_on_disk.store(bytes, Ordering::Relaxed);
